@@ -1,0 +1,141 @@
+"""Pictures and films, read from and written to files.
+
+Inside the package an image is a float32 tensor `[b, 3, h, w]`, sRGB in [0, 1]; here is where files become
+such tensors and tensors become files. Every file is written beside its place and renamed, so that nobody ever
+meets half of one.
+"""
+
+import io
+import os
+import subprocess
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from math import ceil, sqrt
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+from torch.nn import functional
+
+from guidance.errors import InputError
+
+#: Larger pictures are refused before they are decoded (a small file can unfold to gigabytes).
+MAX_PIXELS = 64_000_000
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` to write to: renamed to `path` at the end, deleted on an exception."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file, atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def read_image(path: Path | str) -> Float[Tensor, "1 3 h w"]:
+    """A picture file as an image: upright (EXIF), its first frame, on white where it is transparent.
+
+    Raises InputError when there is no such file, it is no picture, is broken, or has over 64 million pixels.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"there is no picture at {path}; check the name")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is lower
+            with Image.open(path) as file:
+                if file.width * file.height > MAX_PIXELS:
+                    raise Image.DecompressionBombError(f"{file.width}×{file.height} pixels are too many")
+                return _tensor(ImageOps.exif_transpose(file))
+    # Pillow's decoders raise nearly anything on a broken file (SyntaxError, struct.error, IndexError, ...).
+    except Exception as error:
+        reason = "not a picture" if isinstance(error, Image.UnidentifiedImageError) else error
+        raise InputError(f"cannot read {path} ({reason}); give a whole PNG, JPEG or WebP picture") from error
+
+
+def _tensor(picture: Image.Image) -> Float[Tensor, "1 3 h w"]:
+    if picture.mode == "F":
+        raise ValueError("floating-point pixels have no known range")
+    if picture.mode.startswith("I"):  # 16 bits; Pillow's own conversion to RGB would clip them at 255
+        grey = torch.from_numpy(np.array(picture.convert("I")))
+        return (grey.float() / 65535).clamp(0, 1).repeat(1, 3, 1, 1)
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)[None].float() / 255
+
+
+def _picture(image: Float[Tensor, "1 3 h w"]) -> Image.Image:
+    pixels = (image[0].detach().clamp(0, 1) * 255).round().to("cpu", torch.uint8).permute(1, 2, 0)
+    return Image.fromarray(np.ascontiguousarray(pixels.numpy()))
+
+
+def write_png(path: Path, image: Float[Tensor, "1 3 h w"], text: Mapping[str, str] | None = None) -> None:
+    """Write a PNG, atomically; `text` goes into it as international text (iTXt), a chunk for each keyword."""
+    info = PngInfo()
+    for keyword, value in (text or {}).items():
+        info.add_itxt(keyword, value)
+    with replacing(path) as temporary:
+        _picture(image).save(temporary, "png", pnginfo=info)
+
+
+def read_text(path: Path | str) -> dict[str, str]:
+    """The texts in a PNG by keyword, as `write_png` takes them."""
+    with Image.open(path) as file:
+        return {str(keyword): str(value) for keyword, value in file.info.items() if isinstance(value, str)}
+
+
+def write_jpeg(path: Path, image: Float[Tensor, "1 3 h w"]) -> None:
+    """Write a JPEG without visible loss, atomically: a frame of a film, a few times quicker than a PNG."""
+    with replacing(path) as temporary:
+        _picture(image).save(temporary, "jpeg", quality=95, subsampling=0)
+
+
+def write_film(path: Path, frames: Sequence[Path], *, fps: int = 25, hold: float = 1.5) -> None:
+    """Write JPEG files of one size as an H.264 film (mp4, yuv420p, even sides), atomically.
+
+    `hold` is how many seconds the last frame stays. Raises RuntimeError with ffmpeg's words when it fails.
+    """
+    from imageio_ffmpeg import get_ffmpeg_exe
+
+    stream = io.BytesIO()
+    for frame in frames:
+        stream.write(frame.read_bytes())
+    # JPEG's colours are full-range BT.601; every player understands limited-range BT.709, if told.
+    colours = "scale=in_range=pc:out_range=tv:out_color_matrix=bt709,format=yuv420p"
+    tags = ["-color_range", "tv", "-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
+    filters = f"tpad=stop_mode=clone:stop_duration={hold},pad=ceil(iw/2)*2:ceil(ih/2)*2,{colours}"
+    source = ["-f", "image2pipe", "-c:v", "mjpeg", "-framerate", str(fps), "-i", "-"]
+    target = ["-vf", filters, "-c:v", "libx264", "-crf", "18", *tags, "-movflags", "+faststart", "-f", "mp4"]
+    with replacing(path) as temporary:
+        command = [get_ffmpeg_exe(), "-v", "error", "-y", *source, *target, str(temporary)]
+        done = subprocess.run(command, input=stream.getbuffer(), capture_output=True)
+        if done.returncode:
+            raise RuntimeError(
+                f"ffmpeg could not write {path}: {done.stderr.decode(errors='replace').strip()}"
+            )
+
+
+def sheet(images: Float[Tensor, "b 3 h w"], columns: int | None = None) -> Float[Tensor, "1 3 H W"]:
+    """A contact sheet: the images in rows on white, 1/32 of a side apart; by default √b columns."""
+    b, _, height, width = images.shape
+    columns = columns or ceil(sqrt(b))
+    rows = ceil(b / columns)
+    gap = max(1, max(height, width) // 32)
+    cells = functional.pad(images.detach(), (0, gap, 0, gap), value=1.0)
+    cells = functional.pad(cells, (0, 0, 0, 0, 0, 0, 0, rows * columns - b), value=1.0)
+    grid = cells.unflatten(0, (rows, columns)).permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
+    return functional.pad(grid, (gap, 0, gap, 0), value=1.0)[None]

@@ -1,0 +1,145 @@
+"""Pictures and films against Pillow, and against what ffmpeg decodes."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from imageio_ffmpeg import count_frames_and_secs, read_frames
+from PIL import Image
+
+from guidance import media
+from guidance.errors import InputError
+
+RED, GREEN = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0)
+
+
+def colour(image: torch.Tensor, y: int, x: int) -> tuple[float, ...]:
+    return tuple(round(c, 2) for c in image[0, :, y, x].tolist())
+
+
+def test_png_round_trip_keeps_pixels_and_text(tmp_path: Path) -> None:
+    image = torch.randint(0, 256, (1, 3, 17, 23)).float() / 255
+    media.write_png(tmp_path / "a.png", image, {"Description": "ein Fuchs – 狐 🦊"})
+    assert torch.equal(media.read_image(tmp_path / "a.png"), image)
+    assert media.read_text(tmp_path / "a.png") == {"Description": "ein Fuchs – 狐 🦊"}
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "1", "CMYK", "YCbCr", "LAB"])
+def test_modes_read_as_pillow_converts_them(tmp_path: Path, mode: str) -> None:
+    rng = np.random.default_rng(0)
+    picture = Image.fromarray(rng.integers(0, 256, (9, 7, 3), dtype=np.uint8)).convert(mode)
+    picture.save(tmp_path / "a.tiff")
+    expected = np.array(picture.convert("RGB"), dtype=np.float32) / 255
+    assert np.allclose(media.read_image(tmp_path / "a.tiff")[0].permute(1, 2, 0).numpy(), expected, atol=1e-3)
+
+
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 32768, 65535]], dtype=np.uint16)).save(tmp_path / "a.png")
+    assert colour(media.read_image(tmp_path / "a.png"), 0, 1) == (0.5, 0.5, 0.5)
+    assert colour(media.read_image(tmp_path / "a.png"), 0, 2) == (1.0, 1.0, 1.0)
+
+
+def test_transparency_is_white(tmp_path: Path) -> None:
+    picture = Image.new("RGBA", (2, 1), (255, 0, 0, 255))
+    picture.putpixel((1, 0), (255, 0, 0, 128))
+    picture.save(tmp_path / "a.png")
+    image = media.read_image(tmp_path / "a.png")
+    assert colour(image, 0, 0) == RED
+    assert colour(image, 0, 1) == (1.0, 0.5, 0.5)
+    palette = Image.new("P", (1, 1), 0)
+    palette.putpalette([0, 0, 0])
+    palette.save(tmp_path / "p.gif", transparency=0)
+    assert colour(media.read_image(tmp_path / "p.gif"), 0, 0) == (1.0, 1.0, 1.0)
+
+
+def test_exif_rotation_is_applied(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (16, 8), "red")
+    picture.paste("lime", (0, 0, 8, 8))  # the left half, which orientation 6 turns to the top
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture.save(tmp_path / "a.png", exif=exif)
+    image = media.read_image(tmp_path / "a.png")
+    assert image.shape == (1, 3, 16, 8)
+    assert (colour(image, 0, 4), colour(image, 15, 4)) == (GREEN, RED)
+
+
+def test_first_frame_of_an_animation(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (4, 4), "red"), Image.new("RGB", (4, 4), "lime")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert colour(media.read_image(tmp_path / "a.gif"), 0, 0) == RED
+
+
+def bomb() -> bytes:
+    """A PNG of a few bytes that says it is 60,000 pixels a side."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def test_what_is_no_picture_is_refused_in_one_line(tmp_path: Path) -> None:
+    whole = tmp_path / "whole.png"
+    media.write_png(whole, torch.rand(1, 3, 64, 64))
+    bad = {"bomb.png": bomb(), "cut.png": whole.read_bytes()[:5000], "text.png": b"hello", "empty.png": b""}
+    bad["flipped.png"] = whole.read_bytes()[:60] + b"\0" * 200 + whole.read_bytes()[260:]
+    for name, data in bad.items():
+        (tmp_path / name).write_bytes(data)
+    for name in [*bad, "missing.png", "."]:
+        with pytest.raises(InputError) as caught:
+            media.read_image(tmp_path / name)
+        assert "\n" not in str(caught.value)
+        assert str(tmp_path / name) in str(caught.value)
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    media.write_text(path, "old")
+
+    def fail_halfway() -> None:
+        with media.replacing(path) as temporary:
+            temporary.write_text("ne")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        fail_halfway()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_film_is_its_frames_then_the_last_held(tmp_path: Path) -> None:
+    colours = [RED, GREEN, (0.0, 0.0, 1.0)]
+    frames = [tmp_path / f"{i}.jpg" for i in range(3)]
+    for path, rgb in zip(frames, colours, strict=True):
+        media.write_jpeg(path, torch.tensor(rgb).view(1, 3, 1, 1).expand(1, 3, 33, 47))
+    film = tmp_path / "film.mp4"
+    media.write_film(film, frames, fps=10, hold=0.5)
+    assert count_frames_and_secs(str(film))[0] == 3 + 5
+    reader = read_frames(str(film))
+    facts = next(reader)
+    assert facts["size"] == (48, 34)
+    assert (facts["codec"], facts["pix_fmt"].split("(")[0]) == ("h264", "yuv420p")
+    seen = [np.frombuffer(frame, np.uint8).reshape(34, 48, 3)[16, 16] / 255 for frame in reader]
+    for picture, rgb in zip(seen, [*colours, *[colours[-1]] * 5], strict=True):
+        assert np.abs(picture - rgb).max() < 0.06
+
+
+def test_a_film_that_cannot_be_made_says_why(tmp_path: Path) -> None:
+    (tmp_path / "0.jpg").write_bytes(b"no jpeg")
+    with pytest.raises(RuntimeError, match=r"film\.mp4: .+"):
+        media.write_film(tmp_path / "film.mp4", [tmp_path / "0.jpg"])
+    assert not list(tmp_path.glob("*film*"))
+
+
+def test_sheet_places_images_in_rows() -> None:
+    images = torch.arange(5.0).div(10).view(5, 1, 1, 1).expand(5, 3, 32, 64)
+    page = media.sheet(images, columns=3)
+    assert page.shape == (1, 3, 2 + 2 * 34, 2 + 3 * 66)
+    centres = [round(page[0, 0, 2 + 34 * (i // 3) + 16, 2 + 66 * (i % 3) + 32].item(), 3) for i in range(6)]
+    assert centres == [0.0, 0.1, 0.2, 0.3, 0.4, 1.0]
+    assert page[0, :, 0].min() == 1
+    assert media.sheet(images[:1]).shape == (1, 3, 36, 68)
