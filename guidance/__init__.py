@@ -1,3 +1,62 @@
-"""Text steers an image: CLIP-guided drawing and optimisation."""
+"""Text steers an image: CLIP-guided drawing and optimisation.
+
+    import guidance as g
+
+    clock = g.Clock(steps=300)
+    canvas = g.Strokes(paths=128, size=224, clock=clock)
+    loss = g.ClipLoss(g.load("tiny"), g.parse("a red heart"), g.Crops(clock))
+    for step in g.optimize(canvas, {"clip": loss}, clock):
+        print(step.losses)
+
+A public name is imported from its module when it is first used, so that `import guidance` loads no PyTorch.
+"""
+
+# ruff: noqa: F401 - the imports below are for type checkers
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from guidance.canvas.base import Canvas, VectorCanvas
+    from guidance.canvas.strokes import Strokes
+    from guidance.clip import Clip, load
+    from guidance.clock import Clock, cosine, linear, piecewise
+    from guidance.crops import Crops
+    from guidance.devices import device
+    from guidance.errors import InputError
+    from guidance.losses import ClipLoss
+    from guidance.media import read_image, write_png
+    from guidance.optimization import Step, adam, fit, optimize
+    from guidance.prompts import Prompt, parse
+    from guidance.run import Run
+
+#: Where each public name lives. No module is called like a public name: importing the module would hide it.
+_HOMES = {
+    "guidance.canvas.base": ["Canvas", "VectorCanvas"],
+    "guidance.canvas.strokes": ["Strokes"],
+    "guidance.clip": ["Clip", "load"],
+    "guidance.clock": ["Clock", "cosine", "linear", "piecewise"],
+    "guidance.crops": ["Crops"],
+    "guidance.devices": ["device"],
+    "guidance.errors": ["InputError"],
+    "guidance.losses": ["ClipLoss"],
+    "guidance.media": ["read_image", "write_png"],
+    "guidance.optimization": ["Step", "adam", "fit", "optimize"],
+    "guidance.prompts": ["Prompt", "parse"],
+    "guidance.run": ["Run"],
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,143 @@
+"""The command line: a command for each recipe, made of the signature of its `main`.
+
+Only the recipe that is asked for is imported, so that `guidance --help` takes no longer than its words.
+"""
+
+import ast
+import importlib.util
+import re
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
+
+from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
+
+from guidance import __version__
+from guidance.errors import InputError
+
+
+def recipes() -> dict[str, Path]:
+    """The recipe files by command name: those in the installed package, or else beside it in a checkout."""
+    package = Path(__file__).parent
+    folder = next(f for f in (package / "recipes", package.parent / "recipes") if f.is_dir())
+    return {_command(path): path for path in sorted(folder.glob("*.py"))}
+
+
+def main(tokens: list[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, 1 for a failure, 2 for wrong input, 130 for Ctrl-C."""
+    tokens = sys.argv[1:] if tokens is None else tokens
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            result = _run(tokens)
+    except UnusedCliTokensError as error:
+        return _complain(f"what to do with {error.unused_tokens}? put a prompt of several words in quotes", 2)
+    except (InputError, CycloptsError) as error:
+        return _complain(str(error), 2)
+    except FloatingPointError as error:
+        return _complain(str(error), 1)
+    except KeyboardInterrupt:
+        return 130
+    if isinstance(result, int):
+        return result
+    if result is not None:
+        print(result)
+    return 0
+
+
+def _run(tokens: list[str]) -> object:
+    app = App(
+        "guidance",
+        help="Text steers an image. Also: guidance ./my_recipe.py PROMPT, for a recipe of your own.",
+        version=__version__,
+        # `main(resume=...)` is for `guidance resume`, which knows the run's settings.
+        default_parameter=Parameter(parse=re.compile(r"^(?!resume$)")),
+        result_action="return_value",
+    )
+    found = recipes()
+    if tokens and tokens[0].endswith(".py"):
+        path = Path(tokens[0])
+        found[_command(path)] = path
+        tokens = [_command(path), *tokens[1:]]
+    for name, path in found.items():
+        if tokens[:1] == [name]:
+            app.command(_load(path), name=name)
+        else:
+            app.command(App(help=_summary(path)), name=name)
+    app.command(resume)
+    app.command(doctor)
+    return app(tokens, exit_on_error=False, print_error=False, verbose=False)
+
+
+def resume(folder: Path, /) -> object:
+    """Go on with a run that was stopped or killed.
+
+    Args:
+        folder: The run's folder, which holds run.json.
+    """
+    from guidance.run import recorded
+
+    run = recorded(folder)
+    # The very file if it is still there; a shipped recipe may have moved with its installation.
+    path = Path(run["file"]) if Path(run["file"]).exists() else recipes().get(_command(Path(run["file"])))
+    if path is None:
+        raise InputError(f"the recipe of {folder} is missing: {run['file']}; put it back to go on")
+    return _load(path)(**run["settings"], resume=folder)
+
+
+def doctor() -> int:
+    """Tell what is here and whether it works: versions, devices, precision, models, film writer."""
+    from guidance.doctor import examine
+
+    return examine()
+
+
+def _command(path: Path) -> str:
+    return path.stem.replace("_", "-")
+
+
+def _source(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot read the recipe {path} ({error.strerror}); check the name") from error
+
+
+def _summary(path: Path) -> str:
+    """The first line of the docstring of a recipe's `main`, without importing it."""
+    for node in ast.parse(_source(path)).body:
+        if isinstance(node, ast.FunctionDef) and node.name == "main":
+            return (ast.get_docstring(node) or "").partition("\n")[0]
+    raise InputError(f"{path} is no recipe: it has no function main(prompt: str, *, ...)")
+
+
+def _load(path: Path) -> Callable[..., object]:
+    _summary(path)  # says what is wrong with a file that is no recipe
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"guidance: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Our own warnings are notes to the user, on one line; others look as they always do."""
+    if category.__module__.startswith("guidance"):
+        print(f"note: {' '.join(str(message).split())}", file=sys.stderr)
+    else:
+        print(warnings.formatwarning(message, category, filename, lineno, line), end="", file=sys.stderr)
