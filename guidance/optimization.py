@@ -36,7 +36,7 @@ def adam(canvas: Canvas) -> torch.optim.Adam:
     """Adam (Kingma & Ba 2015, PyTorch's defaults) with one named group for each of the canvas's."""
     return torch.optim.Adam(
         [
-            {"name": group["name"], "params": group["params"], "lr": at(group["lr"], 0)}
+            {"name": group["name"], "params": group["params"], "lr": at(group["lr"], 0.0)}
             for group in canvas.param_groups()
         ]
     )
