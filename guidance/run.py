@@ -224,8 +224,8 @@ def _plain(value: object) -> object:
 
 
 def _versions() -> dict[str, str]:
-    packages = {name: version(name) for name in ("torch", "open_clip_torch", "kornia")}
-    return {"guidance": __version__, "python": platform.python_version(), **packages}
+    ours = {"guidance": __version__, "python": platform.python_version(), "torch": str(torch.__version__)}
+    return ours | {name: version(name) for name in ("open_clip_torch", "kornia")}
 
 
 def _check_same(folder: Path, facts: dict, settings: dict[str, object]) -> None:

@@ -1,0 +1,239 @@
+"""A run's folder: what is in it, what it never overwrites, what it refuses."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from imageio_ffmpeg import count_frames_and_secs
+from PIL import Image
+from torch import Tensor, nn
+
+from guidance import media
+from guidance import run as run_module
+from guidance.canvas.base import Canvas, ParamGroup
+from guidance.clock import Clock
+from guidance.errors import InputError
+from guidance.optimization import adam, optimize
+from guidance.run import Run
+
+
+class Greys(Canvas):
+    """b images of one grey each."""
+
+    def __init__(self, greys: list[float]) -> None:
+        super().__init__()
+        self.grey = nn.Parameter(torch.tensor(greys))
+
+    def forward(self) -> Tensor:
+        return self.grey.view(-1, 1, 1, 1).expand(-1, 3, 16, 16)
+
+    def param_groups(self) -> list[ParamGroup]:
+        return [{"name": "grey", "params": [self.grey], "lr": 0.001}]
+
+
+def mean(image: Tensor) -> Tensor:
+    return image.mean((1, 2, 3))
+
+
+def draw(output: Path, *, steps: int = 4, greys: tuple[float, ...] = (0.5,), **changes: object) -> Path:
+    """A whole recipe; greater is better."""
+    arguments = {"prompt": "A fox!", "steps": steps, "seed": 7, "output": output, "resume": None} | changes
+    run = Run("recipes/grey.py", arguments)
+    canvas, clock = Greys(list(greys)), Clock(steps)
+    optimizer = adam(canvas)
+    for _ in run.track(optimize(canvas, {"mean": mean}, clock, optimizer), canvas, optimizer, clock):
+        pass
+    return run.finish(canvas, scores=mean(canvas()))
+
+
+def draw_half(output: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run that died at its third step, with a checkpoint after the second."""
+    monkeypatch.setattr(run_module, "CHECKPOINT_SECONDS", 0.0)
+
+    def dies(image: Tensor) -> Tensor:
+        if clock.index == 2:
+            raise RuntimeError("power cut")
+        return mean(image)
+
+    arguments = {"prompt": "A fox!", "steps": 4, "seed": 7, "output": output, "resume": None}
+    run, canvas, clock = Run("recipes/grey.py", arguments), Greys([0.5]), Clock(4)
+    optimizer = adam(canvas)
+    with pytest.raises(RuntimeError, match="power cut"):
+        list(run.track(optimize(canvas, {"mean": dies}, clock, optimizer), canvas, optimizer, clock))
+    return run.folder
+
+
+def test_the_folder_holds_everything(tmp_path: Path) -> None:
+    folder = draw(tmp_path)
+    assert folder == tmp_path / "grey" / "a-fox-7"
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert names == {
+        "final.png",
+        "timelapse.mp4",
+        "run.json",
+        "metrics.jsonl",
+        "checkpoint/state.safetensors",
+    }
+    facts = json.loads((folder / "run.json").read_text())
+    assert (facts["recipe"], facts["status"], facts["best"]) == ("grey", "finished", 0)
+    assert facts["settings"] == {"prompt": "A fox!", "steps": 4, "seed": 7, "output": str(tmp_path)}
+    assert facts["versions"]["torch"] == torch.__version__
+    assert facts["seconds"] >= 0
+
+
+def test_the_picture_says_how_it_was_made(tmp_path: Path) -> None:
+    text = media.read_text(draw(tmp_path, prompt="Füchse 狐") / "final.png")
+    assert text["Description"] == "Füchse 狐"
+    facts = json.loads(text["guidance"])
+    assert facts["settings"] == {"prompt": "Füchse 狐", "steps": 4, "seed": 7}
+    assert facts["versions"]["torch"] == torch.__version__
+
+
+def test_metrics_are_the_losses_of_each_step(tmp_path: Path) -> None:
+    lines = (draw(tmp_path, steps=3, greys=(0.5, 0.25)) / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [0, 1, 2]
+    assert [json.loads(line)["mean"] for line in lines][2] == pytest.approx([0.498, 0.248], abs=1e-5)
+
+
+def test_the_best_of_a_population_is_kept(tmp_path: Path) -> None:
+    folder = draw(tmp_path, greys=(0.2, 0.9, 0.4))
+    facts = json.loads((folder / "run.json").read_text())
+    assert facts["best"] == 1
+    assert facts["scores"] == pytest.approx([0.196, 0.896, 0.396], abs=1e-4)
+    assert media.read_image(folder / "final.png").mean().item() == pytest.approx(0.896, abs=0.01)
+    cells = Image.open(folder / "sheet.png").convert("L")
+    greys = [cells.getpixel((1 + 8 + 17 * x, 1 + 8 + 17 * y)) / 255 for y in (0, 1) for x in (0, 1)]
+    assert greys == pytest.approx([0.196, 0.896, 0.396, 1.0], abs=0.01)
+
+
+@pytest.mark.parametrize(("steps", "frames"), [(1, 1), (40, 40), (151, 150), (400, 150)])
+def test_a_film_is_no_longer_than_six_seconds(tmp_path: Path, steps: int, frames: int) -> None:
+    folder = draw(tmp_path, steps=steps)
+    held = 1 + round(1.5 * 25)  # the finished image, and that for a while longer
+    assert count_frames_and_secs(str(folder / "timelapse.mp4"))[0] == pytest.approx(frames + held, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "slug"),
+    [
+        ("  A  Fox: in/the\\snow?  ", "a-fox-in-the-snow"),
+        ("../../etc", "etc"),
+        ("красное сердце", "красное-сердце"),
+        ("🦊", "untitled"),
+        ("x" * 300, "x" * 40),
+    ],
+)
+def test_folder_names(tmp_path: Path, prompt: str, slug: str) -> None:
+    assert draw(tmp_path, steps=1, prompt=prompt) == tmp_path / "grey" / f"{slug}-7"
+
+
+def test_no_run_overwrites_another(tmp_path: Path) -> None:
+    first = draw(tmp_path)
+    before = {path: path.read_bytes() for path in first.rglob("*") if path.is_file()}
+    assert draw(tmp_path).name == "a-fox-7-2"
+    assert draw(tmp_path).name == "a-fox-7-3"
+    assert {path: path.read_bytes() for path in first.rglob("*") if path.is_file()} == before
+
+
+def test_runs_that_begin_together_get_folders_of_their_own(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(run_module._new_folder, [tmp_path / "a"] * 32))
+    assert len(set(folders)) == 32
+
+
+def test_the_recipe_may_end_the_loop(tmp_path: Path) -> None:
+    arguments = {"prompt": "x", "seed": 0, "output": tmp_path, "resume": None}
+    run, canvas, clock = Run("grey.py", arguments), Greys([0.5]), Clock(9)
+    optimizer = adam(canvas)
+    for step in run.track(optimize(canvas, {"mean": mean}, clock, optimizer), canvas, optimizer, clock):
+        if step.index == 3:
+            break
+    folder = run.finish(canvas)
+    assert json.loads((folder / "run.json").read_text())["status"] == "finished"
+    assert "scores" not in json.loads((folder / "run.json").read_text())
+
+
+def test_a_failed_write_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Image.Image, path: Path, *_: object, **__: object) -> None:
+        Path(path).write_bytes(b"\x89PNG half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(OSError, match="no space left"):
+        draw(tmp_path)
+    assert not [path for path in tmp_path.rglob("*") if path.suffix in {".png", ".jpg", ".tmp"}]
+
+
+def test_resuming_goes_on_from_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = draw_half(tmp_path, monkeypatch)
+    assert draw(tmp_path, resume=folder) == folder
+    whole = draw(tmp_path)
+    for name in ["metrics.jsonl", "timelapse.mp4", "final.png"]:
+        assert (folder / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_a_run_without_a_checkpoint_begins_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = draw_half(tmp_path, monkeypatch)
+    (folder / "checkpoint" / "state.safetensors").unlink()
+    draw(tmp_path, resume=folder)
+    assert (folder / "metrics.jsonl").read_bytes() == (draw(tmp_path) / "metrics.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("cut", [0, 7, 100, -1])
+def test_a_broken_checkpoint_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: int) -> None:
+    folder = draw_half(tmp_path, monkeypatch)
+    state = folder / "checkpoint" / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:cut])
+    files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match=r"state\.safetensors is broken .*delete it to start"):
+        draw(tmp_path, resume=folder)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == files
+
+
+def test_a_checkpoint_of_another_canvas_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = draw_half(tmp_path, monkeypatch)
+    with pytest.raises(InputError, match="another kind of canvas"):
+        draw(tmp_path, resume=folder, greys=(0.5, 0.5))
+
+
+def test_resume_needs_the_same_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = draw_half(tmp_path, monkeypatch)
+    with pytest.raises(InputError, match="has seed 7, got 8"):
+        draw(tmp_path, resume=folder, seed=8)
+    draw(tmp_path / "moved", resume=folder)
+
+
+def test_resuming_what_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no run in"):
+        draw(tmp_path, resume=tmp_path)
+    for text in ["{", "[]", '{"status": "running"}']:
+        (tmp_path / "run.json").write_text(text)
+        with pytest.raises(InputError, match="no run in"):
+            draw(tmp_path, resume=tmp_path)
+
+
+def test_a_finished_run_is_not_resumed(tmp_path: Path) -> None:
+    folder = draw(tmp_path)
+    with pytest.raises(InputError, match="is finished"):
+        draw(tmp_path, resume=folder)
+
+
+def test_a_folder_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for output in [tmp_path / "file", tmp_path / "file" / "deeper"]:
+        with pytest.raises(InputError, match="cannot write to"):
+            Run("grey.py", {"prompt": "x", "seed": 0, "output": output, "resume": None})
+
+
+def test_nothing_is_written_before_the_first_step(tmp_path: Path) -> None:
+    Run("grey.py", {"prompt": "x", "seed": 0, "output": tmp_path / "outputs", "resume": None})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_progress_is_about_ten_plain_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw(tmp_path, steps=35)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 10
+    assert lines[-1].startswith("step 35/35  mean 0.4660  0 s left")
