@@ -4,7 +4,7 @@
 
     clock = g.Clock(steps=300)
     canvas = g.Strokes(paths=128, size=224, clock=clock)
-    loss = g.ClipLoss(g.load("tiny"), g.parse("a red heart"), g.Crops(clock))
+    loss = g.ClipLoss(g.load("tiny"), g.parse("a red heart"), g.Crops.clipdraw(clock))
     for step in g.optimize(canvas, {"clip": loss}, clock):
         print(step.losses)
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from guidance.crops import Crops
     from guidance.devices import device
     from guidance.errors import InputError
-    from guidance.losses import ClipLoss
+    from guidance.losses import ClipLoss, clip_score, cosine_distance, great_circle
     from guidance.media import read_image, write_png
     from guidance.optimization import Step, adam, fit, optimize
     from guidance.prompts import Prompt, parse
@@ -41,7 +41,7 @@ _HOMES = {
     "guidance.crops": ["Crops"],
     "guidance.devices": ["device"],
     "guidance.errors": ["InputError"],
-    "guidance.losses": ["ClipLoss"],
+    "guidance.losses": ["ClipLoss", "clip_score", "cosine_distance", "great_circle"],
     "guidance.media": ["read_image", "write_png"],
     "guidance.optimization": ["Step", "adam", "fit", "optimize"],
     "guidance.prompts": ["Prompt", "parse"],

@@ -55,6 +55,7 @@ def _run(tokens: list[str]) -> object:
         # `main(resume=...)` is for `guidance resume`, which knows the run's settings.
         default_parameter=Parameter(parse=re.compile(r"^(?!resume$)")),
         result_action="return_value",
+        suppress_keyboard_interrupt=False,
     )
     found = recipes()
     if tokens and tokens[0].endswith(".py"):

@@ -50,5 +50,4 @@ def main(
     for _ in run.track(g.optimize(canvas, {"clip": loss}, clock, optimizer), canvas, optimizer, clock):
         pass
 
-    clean = g.ClipLoss(model, prompts, g.Crops.clean())
-    return run.finish(canvas, scores=-clean(canvas()))
+    return run.finish(canvas, scores=g.clip_score(model, prompts, canvas()))

@@ -1,0 +1,151 @@
+"""The command line: what it shows, what it accepts, and one line for everything wrong."""
+
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+from guidance import __version__, cli
+
+ROOT = Path(__file__).parents[1]
+TOY = Path(__file__).parent / "recipes" / "toy.py"
+
+
+def told(capsys: pytest.CaptureFixture[str], *tokens: object) -> tuple[int, str]:
+    """The exit code and the one line of a command that is wrong."""
+    code = cli.main([str(token) for token in tokens])
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("guidance: ")
+    assert err.count("\n") == 1
+    return code, err
+
+
+def help_without_torch(*tokens: str) -> str:
+    code = f"import sys; from guidance.cli import main; main({list(tokens)}); print('torch' in sys.modules)"
+    command = [sys.executable, "-c", code]
+    out = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    assert out.endswith("False\n")
+    return out
+
+
+def test_help_lists_recipes_without_importing_torch() -> None:
+    out = help_without_torch("--help")
+    assert "clipdraw" in out
+    assert "Draw a prompt with pen strokes" in out
+    assert "doctor" in out
+
+
+def test_help_of_a_recipe_comes_from_its_signature(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([str(TOY), "--help"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "Move five dots to the middle." in out
+    assert "--steps" in out
+    assert "[default: 60]" in out
+    assert "Seconds to sleep in a step." in out
+    assert "--resume" not in out
+
+
+def test_help_of_a_shipped_recipe_needs_no_torch() -> None:
+    assert "--best-of" in help_without_torch("clipdraw", "--help")
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"{__version__}\n"
+
+
+def test_a_recipe_of_ones_own_runs_and_its_folder_is_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([str(TOY), "red dots", "--steps", "3", "--output", str(tmp_path)]) == 0
+    folder = tmp_path / "toy" / "red-dots-0"
+    assert capsys.readouterr().out == f"{folder}\n"
+    assert (folder / "final.svg").exists()
+
+
+@pytest.mark.parametrize(
+    ("tokens", "words"),
+    [
+        ([TOY], "--prompt requires an argument"),
+        ([TOY, "x", "--stesp", "3"], "--steps"),
+        ([TOY, "x", "--steps", "many"], 'unable to convert "many" into int'),
+        ([TOY, "a", "red", "heart"], "in quotes"),
+        ([TOY, "x", "--resume", "y"], "--resume"),
+        ([TOY, "x", "--steps", "0"], "steps must be at least 1, got 0"),
+        (["clipdrew", "x"], "clipdraw"),
+        (["missing.py", "x"], "missing.py"),
+        (["resume"], "FOLDER"),
+        (["resume", "nowhere"], "no run in nowhere"),
+        (["--nonsense"], "--nonsense"),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line(
+    tokens: list,
+    words: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, err = told(capsys, *tokens)
+    assert code == 2
+    assert words in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_no_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.py").write_text("print('not to be run')")
+    assert told(capsys, tmp_path / "a.py", "x")[0] == 2
+
+
+def test_an_output_that_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    code, err = told(capsys, TOY, "x", "--output", tmp_path / "file")
+    assert code == 2
+    assert "cannot write to" in err
+
+
+def test_resume_finds_the_recipe_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tmp_path / "mine.py"
+    recipe.write_text(TOY.read_text())
+    arguments = [str(recipe), "x", "--steps", "5", "--stop-at", "3", "--output", str(tmp_path)]
+    assert cli.main(arguments) == 1
+    err = capsys.readouterr().err.splitlines()[-1]
+    assert err.startswith("guidance: loss 'near' is not finite at step 3 of 5")
+    folder = tmp_path / "mine" / "x-0"
+    recipe.write_text(TOY.read_text().replace('float("nan")', "1.0"))
+    assert cli.main(["resume", str(folder)]) == 0
+    assert (folder / "final.png").exists()
+    recipe.unlink()
+    capsys.readouterr()
+    assert "mine.py" in told(capsys, "resume", folder)[1]
+
+
+def test_our_warnings_are_notes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "warns.py").write_text(
+        "import warnings\n"
+        "class PromptWarning(UserWarning):\n    __module__ = 'guidance.clip'\n"
+        "def main(prompt: str):\n    'Warn.'\n"
+        "    warnings.warn(PromptWarning('two\\nlines'))\n"
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert cli.main([str(tmp_path / "warns.py"), "x"]) == 0
+    assert capsys.readouterr().err == "note: two lines\n"
+
+
+def test_ctrl_c_outside_of_a_loop_is_130(tmp_path: Path) -> None:
+    (tmp_path / "stops.py").write_text("def main(prompt: str):\n    'Stop.'\n    raise KeyboardInterrupt\n")
+    assert cli.main([str(tmp_path / "stops.py"), "x"]) == 130
+
+
+def test_it_runs_as_a_module(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "guidance", "clipdraw", "x", "--bogus"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "guidance: Unknown option: --bogus.\n"
