@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from guidance import __version__, cli
+from guidance import __version__, cli, doctor
 
 ROOT = Path(__file__).parents[1]
 TOY = Path(__file__).parent / "recipes" / "toy.py"
@@ -70,7 +70,7 @@ def test_a_recipe_of_ones_own_runs_and_its_folder_is_printed(
 @pytest.mark.parametrize(
     ("tokens", "words"),
     [
-        ([TOY], "--prompt requires an argument"),
+        ([TOY], "requires an argument"),
         ([TOY, "x", "--stesp", "3"], "--steps"),
         ([TOY, "x", "--steps", "many"], 'unable to convert "many" into int'),
         ([TOY, "a", "red", "heart"], "in quotes"),
@@ -148,4 +148,50 @@ def test_it_runs_as_a_module(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "guidance: Unknown option: --bogus.\n"
+    assert done.stderr.startswith("guidance: ")
+    assert "--bogus" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_doctor_tells_what_fails_and_goes_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> str:
+        raise OSError("no such\nlibrary")
+
+    checks = [
+        doctor.Check("needed", broken, "install it"),
+        doctor.Check("nice", broken, "do without", essential=False),
+        doctor.Check("film", doctor._film, ""),
+    ]
+    monkeypatch.setattr(doctor, "CHECKS", checks)
+    assert cli.main(["doctor"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "failed  needed: no such library; install it"
+    assert lines[1] == "failed  nice: no such library; do without"
+    assert lines[2].startswith("ok      film: ffmpeg")
+    monkeypatch.setattr(doctor, "CHECKS", checks[1:])
+    assert cli.main(["doctor"]) == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_a_terminal_gets_a_bar(tmp_path: Path) -> None:
+    import pty
+
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "guidance", str(TOY), "x", "--steps", "5", "--output", str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "100"}
+    process = subprocess.Popen(command, stderr=theirs, stdout=subprocess.PIPE, env=environment)
+    os.close(theirs)
+    shown = b""
+    while process.poll() is None:
+        try:
+            shown += os.read(ours, 4096)
+        except OSError:  # Linux's way to say that the terminal's other end is closed
+            break
+    os.close(ours)
+    assert process.wait(60) == 0
+    text = shown.decode()
+    assert "5/5" in text
+    assert "near " in text
+    assert "\n" not in text.strip().replace("\r\n", "")
