@@ -120,9 +120,7 @@ def _tiny() -> str:
     red = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1).expand(1, 3, side, side)
     near, far = (clip.encode_image(red) @ text.T)[0].tolist()
     if not near > far:
-        raise RuntimeError(
-            f"a red square is no nearer to its words ({near:.3f}) than a blue one's ({far:.3f})"
-        )
+        raise RuntimeError(f"it takes red for blue (cosines {near:.3f} and {far:.3f})")
     return f"{side} px, {clip.embed_dim} dimensions, knows red from blue"
 
 
