@@ -6,6 +6,7 @@ Only the recipe that is asked for is imported, so that `guidance --help` takes n
 import ast
 import importlib.util
 import re
+import shlex
 import sys
 import warnings
 from collections.abc import Callable
@@ -16,13 +17,7 @@ from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 from guidance import __version__
 from guidance.errors import InputError
-
-
-def recipes() -> dict[str, Path]:
-    """The recipe files by command name: those in the installed package, or else beside it in a checkout."""
-    package = Path(__file__).parent
-    folder = next(f for f in (package / "recipes", package.parent / "recipes") if f.is_dir())
-    return {_command(path): path for path in sorted(folder.glob("*.py"))}
+from guidance.shipped import recipes
 
 
 def main(tokens: list[str] | None = None) -> int:
@@ -57,7 +52,7 @@ def _run(tokens: list[str]) -> object:
         result_action="return_value",
         suppress_keyboard_interrupt=False,
     )
-    found = recipes()
+    found = {_command(path): path for path in recipes().values()}
     if tokens and tokens[0].endswith(".py"):
         path = Path(tokens[0])
         found[_command(path)] = path
@@ -72,19 +67,21 @@ def _run(tokens: list[str]) -> object:
     return app(tokens, exit_on_error=False, print_error=False, verbose=False)
 
 
-def resume(folder: Path, /) -> object:
+def resume(folder: Path, /, *, recipe: Path | None = None) -> object:
     """Go on with a run that was stopped or killed.
 
     Args:
         folder: The run's folder, which holds run.json.
+        recipe: The file of the run's recipe, if that is one of your own.
     """
     from guidance.run import recorded
 
     run = recorded(folder)
-    # The very file if it is still there; a shipped recipe may have moved with its installation.
-    path = Path(run["file"]) if Path(run["file"]).exists() else recipes().get(_command(Path(run["file"])))
+    path = recipes().get(run["recipe"], recipe)
+    # A folder may come from anyone: it can name one of our recipes, and cannot make us run its own.
     if path is None:
-        raise InputError(f"the recipe of {folder} is missing: {run['file']}; put it back to go on")
+        hint = f"if you trust that file, add --recipe {shlex.quote(run['recipe'])}"
+        raise InputError(f"the run in {folder} is of the recipe {run['recipe']}, none of ours; {hint}")
     return _load(path)(**run["settings"], resume=folder)
 
 

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from guidance import __version__
-from guidance.cli import recipes
+from guidance.shipped import recipes
 
 
 @dataclass(frozen=True)

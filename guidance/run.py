@@ -35,6 +35,7 @@ from guidance.clock import Clock
 from guidance.errors import InputError
 from guidance.optimization import Step
 from guidance.progress import progress
+from guidance.shipped import recipes
 
 #: Least time between two checkpoints; more work than this is never lost.
 CHECKPOINT_SECONDS = 5.0
@@ -51,7 +52,7 @@ def recorded(folder: Path) -> dict:
         raise InputError(f"no run in {folder}: cannot read {path} ({error.strerror})") from error
     except ValueError as error:
         raise InputError(f"no run in {folder}: {path} is broken ({error}); start a new run") from error
-    if not isinstance(facts, dict) or not {"file", "recipe", "settings", "status"} <= facts.keys():
+    if not isinstance(facts, dict) or not {"recipe", "settings", "status"} <= facts.keys():
         raise InputError(f"no run in {folder}: {path} was not written by a run; start a new one")
     return facts
 
@@ -73,7 +74,8 @@ class Run:
 
     def __init__(self, recipe: str, arguments: Mapping[str, object]) -> None:
         settings = {name: _plain(value) for name, value in arguments.items() if name != "resume"}
-        self._name = Path(recipe).stem
+        path = Path(recipe).resolve()
+        self._name = path.stem
         self._resumes = arguments["resume"] is not None
         self._interrupted = False
         self._seconds = 0.0
@@ -87,8 +89,8 @@ class Run:
             slug = re.sub(r"[\W_]+", "-", str(settings["prompt"]).lower()).strip("-")[:40].strip("-")
             self.folder = place / f"{slug or 'untitled'}-{settings['seed']}"
             self._facts = {
-                "recipe": self._name,
-                "file": str(Path(recipe).resolve()),
+                # One of ours is found by its name wherever it is installed, one of the user's by its path.
+                "recipe": self._name if recipes().get(self._name) == path else str(path),
                 "settings": settings,
                 "versions": _versions(),
                 "started": datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -148,9 +150,9 @@ class Run:
             self._facts |= {"scores": scores.tolist(), "best": best}
         self._describe("interrupted" if self._interrupted else "finished")
         if self._interrupted:
-            print(
-                f"stopped early; to go on: guidance resume {shlex.quote(str(self.folder))}", file=sys.stderr
-            )
+            own = [] if self._facts["recipe"] == self._name else ["--recipe", self._facts["recipe"]]
+            command = shlex.join(["guidance", "resume", str(self.folder), *own])
+            print(f"stopped early; to go on: {command}", file=sys.stderr)
             raise KeyboardInterrupt
         shutil.rmtree(self._frames)
         return self.folder

@@ -28,9 +28,10 @@ ALLOWED = {
     "optimization": {"canvas.base"},
     "progress": {"optimization"},
     "checkpoint": {"canvas.base", "media"},
-    "run": {"canvas.base", "checkpoint", "media", "optimization", "progress"},
-    "doctor": {"clip", "cli", "devices", "media"},
-    "cli": {"run", "doctor"},
+    "shipped": set(),
+    "run": {"canvas.base", "checkpoint", "media", "optimization", "progress", "shipped"},
+    "doctor": {"clip", "media", "shipped"},
+    "cli": {"run", "doctor", "shipped"},
     "__main__": {"cli"},
     "__init__": None,
 }

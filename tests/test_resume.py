@@ -81,8 +81,8 @@ def test_after_kill(whole: Path, tmp_path: Path) -> None:
     with (folder / "metrics.jsonl").open("a") as metrics:
         metrics.write('{"step": 2')
     (folder / "checkpoint" / ".state.safetensors.1.tmp").write_bytes(b"half")
-    stop(start("resume", folder), folder, signal.SIGKILL)
-    assert ends_well(start("resume", folder)) == folder
+    stop(start("resume", folder, "--recipe", TOY), folder, signal.SIGKILL)
+    assert ends_well(start("resume", folder, "--recipe", TOY)) == folder
     same(folder, whole)
 
 
@@ -91,10 +91,10 @@ def test_after_ctrl_c(whole: Path, tmp_path: Path) -> None:
     code, err = stop(begin(tmp_path), folder, signal.SIGINT)
     assert code == 130
     assert "Traceback" not in err
-    assert f"guidance resume {folder}" in err
+    assert f"guidance resume {folder} --recipe {TOY}\n" in err
     assert json.loads((folder / "run.json").read_text())["status"] == "interrupted"
     assert {"final.svg", "final.png", "timelapse.mp4"} <= {path.name for path in folder.iterdir()}
-    ends_well(start("resume", folder))
+    ends_well(start("resume", folder, "--recipe", TOY))
     same(folder, whole)
 
 
@@ -105,7 +105,7 @@ def test_metrics_are_every_step_once(whole: Path) -> None:
 
 
 def test_resuming_a_finished_run_is_refused(whole: Path) -> None:
-    process = start("resume", whole)
+    process = start("resume", whole, "--recipe", TOY)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2
     assert (

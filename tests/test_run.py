@@ -77,7 +77,7 @@ def test_the_folder_holds_everything(tmp_path: Path) -> None:
         "checkpoint/state.safetensors",
     }
     facts = json.loads((folder / "run.json").read_text())
-    assert (facts["recipe"], facts["status"], facts["best"]) == ("grey", "finished", 0)
+    assert (Path(facts["recipe"]).name, facts["status"], facts["best"]) == ("grey.py", "finished", 0)
     assert facts["settings"] == {"prompt": "A fox!", "steps": 4, "seed": 7, "output": str(tmp_path)}
     assert facts["versions"]["torch"] == torch.__version__
     assert facts["seconds"] >= 0
