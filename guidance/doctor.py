@@ -91,9 +91,12 @@ def _product_error(device: str, dtype: str, tolerance: float) -> float:
 def _onednn() -> str:
     import torch
 
-    if not torch.backends.mkldnn.is_available():
-        raise RuntimeError("this PyTorch was built without it")
-    return "available"
+    from guidance.clip.fast import can_pack
+
+    numbers = [name for name in ("float32", "bfloat16") if can_pack(getattr(torch, name))]
+    if not numbers:
+        raise RuntimeError("this PyTorch or processor has no packed products")
+    return f"packed products work in {' and '.join(numbers)}"
 
 
 def _film() -> str:
