@@ -27,7 +27,7 @@ ALLOWED = {
     "losses": {"clip", "crops", "media", "prompts", "canvas", "warp"},
     "optimization": {"canvas.base"},
     "progress": {"optimization"},
-    "checkpoint": {"canvas.base", "media"},
+    "checkpoint": {"media"},
     "shipped": set(),
     "run": {"canvas.base", "checkpoint", "media", "optimization", "progress", "shipped"},
     "doctor": {"clip", "media", "shipped"},

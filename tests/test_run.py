@@ -194,7 +194,7 @@ def test_a_broken_checkpoint_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_checkpoint_of_another_canvas_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = draw_half(tmp_path, monkeypatch)
-    with pytest.raises(InputError, match="another kind of canvas"):
+    with pytest.raises(InputError, match="does not fit this Greys"):
         draw(tmp_path, resume=folder, greys=(0.5, 0.5))
 
 
