@@ -237,3 +237,16 @@ def test_progress_is_about_ten_plain_lines(tmp_path: Path, capsys: pytest.Captur
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 10
     assert lines[-1].startswith("step 35/35  mean 0.4660  0 s left")
+
+
+def test_a_run_that_died_while_finishing_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dies(*_: object) -> None:
+        raise RuntimeError("power cut")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
+        patch.setattr(media, "write_film", dies)
+        draw(tmp_path)
+    folder = draw(tmp_path, resume=tmp_path / "grey" / "a-fox-7")
+    whole = draw(tmp_path)
+    for name in ["metrics.jsonl", "timelapse.mp4", "final.png"]:
+        assert (folder / name).read_bytes() == (whole / name).read_bytes()
