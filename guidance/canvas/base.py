@@ -20,7 +20,8 @@ class ParamGroup(TypedDict):
 class Canvas(nn.Module, ABC):
     """An image with parameters to optimise; a population of b independent images in one module.
 
-    State is plain `state_dict()`: a canvas built with the same arguments that loads it renders the identical image.
+    State is plain `state_dict()`: a canvas built with the same arguments that loads it renders the identical
+    image.
     """
 
     @abstractmethod
@@ -31,7 +32,7 @@ class Canvas(nn.Module, ABC):
     def param_groups(self) -> list[ParamGroup]:
         """The parameters, each in exactly one group."""
 
-    def project_(self) -> None:  # noqa: B027 - the default is to do nothing
+    def project_(self) -> None:
         """Clamp the parameters to valid values, in place, after a step."""
 
 

@@ -1,0 +1,134 @@
+"""Open strokes on a plain ground: CLIPDraw's canvas."""
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from guidance.canvas.base import ParamGroup, VectorCanvas
+from guidance.canvas.raster import MAX_SIZE, Scene, rasterize
+from guidance.canvas.svg import to_svg
+from guidance.clock import Clock, at, piecewise
+from guidance.errors import InputError
+
+
+class Strokes(VectorCanvas):
+    """A population of b drawings of `paths` open Bézier strokes each, as CLIPDraw makes them (Frans et al.
+    2021).
+
+    A stroke starts anywhere in the middle `extent` of the canvas (1 is all of it) and has a number of cubic
+    segments drawn from `segments`; each of its control points lies up to `reach`/2 of the canvas from the one
+    before, both ways in x and in y. Colours are random; `width` (pixels at `size`) and `opacity` are ranges
+    to draw from. `width_limits` (the same unit) is what `project_` keeps to. `background` is sRGB in [0, 1].
+
+    Three parameter groups, "points", "width" and "colour" (with opacity), have CLIPDraw's learning rates, all
+    in pixels of `size` but colour's. Widths are those of SVG: CLIPDraw's are radii, so its 1 is 2 here, its
+    0.1 is 0.2.
+
+    The geometry is in units of the canvas, so that the drawing can be rendered at any size. The drawing
+    begins as that of the clock's step 0 wherever the clock is, so that a resumed run builds the same canvas.
+
+    Raises `InputError` for numbers out of their ranges.
+    """
+
+    points: nn.Parameter
+    widths: nn.Parameter
+    colours: nn.Parameter
+    segments: Int[Tensor, "b n"]
+    background: Float[Tensor, "3"]
+
+    def __init__(
+        self,
+        paths: int,
+        size: int,
+        clock: Clock,
+        *,
+        b: int = 1,
+        segments: tuple[int, int] = (1, 3),
+        extent: float = 1.0,
+        reach: float = 0.1,
+        width: tuple[float, float] = (2.0, 2.0),
+        width_limits: tuple[float, float] = (2.0, 100.0),
+        opacity: tuple[float, float] = (0.0, 1.0),
+        background: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    ) -> None:
+        super().__init__()
+        if paths < 1:
+            raise InputError(f"paths must be at least 1, got {paths}")
+        if not 1 <= size <= MAX_SIZE:
+            raise InputError(f"size must be from 1 to {MAX_SIZE} pixels, got {size}")
+        if b < 1:
+            raise InputError(f"a population needs at least 1 member, got {b}")
+        _check_range("segments", segments, 1, 1000)
+        _check_range("width", width, 0, MAX_SIZE)
+        _check_range("width_limits", width_limits, 0, MAX_SIZE)
+        _check_range("opacity", opacity, 0, 1)
+        for name, value in (("extent", extent), ("reach", reach)):
+            if not 0 <= value <= 10:
+                raise InputError(f"{name} must be from 0 to 10 canvases, got {value}")
+        for channel in background:
+            if not 0 <= channel <= 1:
+                raise InputError(f"background must be three numbers in [0, 1], got {background}")
+
+        self.size = size
+        self.width_limits = width_limits
+        start = replace(clock, index=0)
+
+        def draw(name: str, low: float, high: float, *shape: int) -> Tensor:
+            return low + (high - low) * start.uniform(f"strokes/{name}", b, shape)
+
+        least, most = segments
+        count = draw("segments", least, most + 1, paths).floor().clamp(max=most).long()
+        first = draw("start", 0.5 - extent / 2, 0.5 + extent / 2, paths, 1, 2)
+        moves = draw("moves", -reach / 2, reach / 2, paths, 3 * most, 2)
+        chain = torch.cat([first, moves], 2).cumsum(2)
+        used = torch.arange(3 * most + 1) <= 3 * count[:, :, None]
+        self.points = nn.Parameter(chain[used])
+        self.widths = nn.Parameter(draw("width", *width, paths) / size)
+        self.colours = nn.Parameter(
+            torch.cat([draw("colour", 0, 1, paths, 3), draw("opacity", *opacity, paths, 1)], 2)
+        )
+        self.register_buffer("segments", count)
+        self.register_buffer("background", torch.tensor(background))
+        self.project_()
+
+    def forward(self, size: int | None = None) -> Float[Tensor, "b 3 h w"]:
+        """The drawings at the canvas's own size or at `size` pixels a side, float32 sRGB in [0, 1]."""
+        return rasterize(self.scene(), self.size if size is None else size)
+
+    def scene(self) -> Scene:
+        """The drawings as a value that `rasterize` takes, connected to the parameters."""
+        colours, opacity = self.colours[:, :, :3], self.colours[:, :, 3]
+        return Scene(self.points, self.segments, self.widths, colours, opacity, self.background)
+
+    def param_groups(self) -> list[ParamGroup]:
+        """The three groups with CLIPDraw's learning rates, in units of the canvas and of colour."""
+        steps = piecewise({0: 1.0, 0.5: 0.4, 0.75: 0.1})
+        return [
+            {
+                "name": "points",
+                "params": [self.points],
+                "lr": lambda progress: at(steps, progress) / self.size,
+            },
+            {"name": "width", "params": [self.widths], "lr": 0.2 / self.size},
+            {"name": "colour", "params": [self.colours], "lr": 0.01},
+        ]
+
+    @torch.no_grad()
+    def project_(self) -> None:
+        """Clamps widths to `width_limits`, colours and opacity to [0, 1], in place."""
+        least, most = self.width_limits
+        self.widths.clamp_(least / self.size, most / self.size)
+        self.colours.clamp_(0, 1)
+
+    def svg(self, member: int = 0, title: str | None = None) -> str:
+        """One drawing as an SVG document of the canvas's own size; `title` is free text, such as the
+        prompt."""
+        return to_svg(self.scene(), self.size, member=member, title=title)
+
+
+def _check_range(name: str, value: tuple[float, float], least: float, most: float) -> None:
+    low, high = value
+    if not least <= low <= high <= most:
+        raise InputError(f"{name} must be (low, high) with {least} ≤ low ≤ high ≤ {most}, got {value}")
