@@ -56,12 +56,12 @@ def write_tokenizer(folder: Path) -> int:
     return tokenizer.get_vocab_size()
 
 
-def write_model(
-    folder: Path, vision: dict, *, quick_gelu: bool = False, preprocess: dict | None = None
-) -> Path:
-    """A CLIP with random weights (seed 0, float16) in open_clip's local-dir layout, with tokenizer and words."""
+def write_model(folder: Path, vision: dict, *, quick_gelu: bool = False) -> Path:
+    """A CLIP with random float16 weights in open_clip's local-dir layout, with a tokenizer and words."""
     import open_clip
     from safetensors.torch import save_file
+
+    from guidance.clip.tokenize import words
 
     folder.mkdir(parents=True, exist_ok=True)
     text = TEXT | {
@@ -83,17 +83,18 @@ def write_model(
     )
     state = {name: tensor.half() for name, tensor in model.state_dict().items()}
     save_file(state, folder / "open_clip_model.safetensors")
-    words = {word for caption in CAPTIONS for word in caption.lower().split()}
-    (folder / "words.txt.gz").write_bytes(gzip.compress("\n".join(sorted(words)).encode()))
+    vocabulary = {word for caption in CAPTIONS for word in words(caption)}
+    (folder / "words.txt.gz").write_bytes(gzip.compress("\n".join(sorted(vocabulary)).encode()))
     return folder
 
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """`model_folder("vit")`: a small model of that kind on disk, made once a session; copy it to change it."""
+    """`model_folder("vit")`: a small model on disk, made once a session; copy it to change it."""
     kinds = {
         "vit": {"vision": VIT},
         "vit-quickgelu": {"vision": VIT, "quick_gelu": True},
+        "vit-layerscale": {"vision": VIT | {"ls_init_value": 0.3, "pool_type": "avg"}},
         "resnet": {"vision": {"image_size": 64, "width": 8, "layers": [1, 1, 1, 1], "patch_size": None}},
         "timm": {
             "vision": {
