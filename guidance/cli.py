@@ -108,7 +108,7 @@ def _summary(path: Path) -> str:
     for node in ast.parse(_source(path)).body:
         if isinstance(node, ast.FunctionDef) and node.name == "main":
             return (ast.get_docstring(node) or "").partition("\n")[0]
-    raise InputError(f"{path} is no recipe: it has no function main(prompt: str, *, ...)")
+    raise InputError(f"{path} is no recipe: it has no function main, such as main(prompt: str)")
 
 
 def _load(path: Path) -> Callable[..., object]:

@@ -37,7 +37,7 @@ from guidance.optimization import Step
 from guidance.progress import progress
 from guidance.shipped import recipes
 
-#: Least time between two checkpoints; more work than this is never lost.
+#: Time between two checkpoints: a run that is killed loses about this much.
 CHECKPOINT_SECONDS = 5.0
 #: A film has about this many frames, whatever the number of steps: six seconds.
 FRAMES = 150
