@@ -51,11 +51,11 @@ class Prompt:
             raise InputError(f"a prompt's text must not be empty, got {self.text!r}; say what to draw")
         if self.embedding is not None and not 0 < sum(x * x for x in self.embedding) < inf:
             raise InputError(
-                f"a prompt's embedding must be finite and not zero, got {self}; give another one"
+                f"a prompt's embedding must be finite and not zero, got {str(self)!r}; give another one"
             )
         if not isfinite(self.weight):
             raise InputError(
-                f"a prompt's weight must be a finite number, got {self}; write one like 0.5 or -0.3"
+                f"a prompt's weight must be a finite number, got {str(self)!r}; write one like 0.5 or -0.3"
             )
 
     def __str__(self) -> str:

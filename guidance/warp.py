@@ -1,18 +1,12 @@
 """Antialiased, differentiable views of images through homographies, one sampling a view."""
 
 from collections.abc import Sequence
-from math import log2
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-#: Samples a side of a view's pixel.
-_SAMPLES = 2
-#: Slices of an image's views that are sampled in parallel: a constant, so that the order in which gradients
-#: are summed, hence their last bit, does not depend on the machine's number of cores.
-_SLICES = 4
 #: Smallest homogeneous coordinate: what is behind the horizon of an extreme perspective falls outside of the
 #: frame.
 _HORIZON = 1e-3
@@ -27,33 +21,36 @@ def warp(
     """Every image seen through its k homographies, differentiable to the images.
 
     A homography takes a view's square [-1, 1]² to the image's frame [-1, 1]² (edge to edge, x right, y down).
-    What lies outside of the frame has the colour `fill`. `views` stays on the CPU. A pixel is the mean of 2×2
-    bilinear samples of the image shrunk by the power of two below the view's mean minification: one level a
-    view of a pyramid (Williams, Pyramidal Parametrics, 1983). On emoji at 224 → 64 that is 39 dB from a dense
-    supersampling; one sample a pixel with levels of half an octave gives 30-35 dB, without levels 32 dB.
+    What lies outside of the frame has the colour `fill`. `views` stays on the CPU.
+
+    A view that shrinks the image by more than 2^(l-1) and up to 2^l is the mean of 2×2 bilinear samples a
+    pixel of the image shrunk l-1 times by half: one level a view of a pyramid (Williams, Pyramidal
+    Parametrics, 1983). One that does not shrink it takes one sample a pixel. On emoji at 224 → 64 that is
+    39 dB from a dense supersampling; one sample a pixel with levels of half an octave gives 30-35 dB,
+    without levels 32 dB.
     """
-    b, k = views.shape[:2]
+    k = views.shape[1]
     h, w = images.shape[2:]
     background = images.new_tensor(fill)[:, None, None]
-    levels = _levels(views, h, w, size)
-    # The sampler's outside is zero. Views of one level share one image, so k of them do not need k copies of
-    # it.
-    seen, order = [], []
+    octaves = _octaves(views, h, w, size)
+    # Outside is zero for the sampler.
+    population = []
     for member, image in enumerate((images - background).unbind()):
-        for level in levels[member].unique().tolist():
-            chosen = (levels[member] == level).nonzero()[:, 0]
-            shrunk = (
-                F.adaptive_avg_pool2d(image, (round(h / 2**level), round(w / 2**level))) if level else image
+        seen: dict[int, Tensor] = {}
+        for octave in octaves[member].unique().tolist():
+            chosen = (octaves[member] == octave).nonzero()[:, 0]
+            shrink, samples = 2 ** max(octave - 1, 0), 2 if octave else 1
+            shape = (max(1, round(h / shrink)), max(1, round(w / shrink)))
+            shrunk = F.adaptive_avg_pool2d(image, shape) if shrink > 1 else image
+            seen.update(
+                zip(chosen.tolist(), _sample(shrunk, views[member, chosen], size, samples), strict=True)
             )
-            seen.append(_sample(shrunk, views[member, chosen], size))
-            order.append(member * k + chosen)
-    back = torch.cat(order).argsort().to(images.device)
-    return (torch.cat(seen).index_select(0, back) + background).view(b, k, 3, size, size)
+        population.append(torch.stack([seen[view] for view in range(k)]))
+    return torch.stack(population) + background
 
 
-def _levels(views: Float64[Tensor, "b k 3 3"], h: int, w: int, size: int) -> Int64[Tensor, "b k"]:
-    """How often to halve the image for each view: the whole octaves of its mean minification inside of the
-    frame."""
+def _octaves(views: Float64[Tensor, "b k 3 3"], h: int, w: int, size: int) -> Int64[Tensor, "b k"]:
+    """By how many octaves, rounded up, each view shrinks what it shows of the frame; at least 0."""
     ticks = torch.linspace(-1, 1, 5, dtype=views.dtype)
     points = torch.cartesian_prod(ticks, ticks, torch.ones(1, dtype=views.dtype))
     x, y, z = (points @ views.mT).unbind(-1)
@@ -61,25 +58,37 @@ def _levels(views: Float64[Tensor, "b k 3 3"], h: int, w: int, size: int) -> Int
     # The Jacobian's determinant of a homography H at a point is det(H) / z³.
     areas = torch.linalg.det(views).abs()[..., None] * (h * w / size**2) / z.clamp(min=_HORIZON) ** 3
     minification = (areas.sqrt() * inside).sum(-1) / inside.sum(-1).clamp(min=1)
-    return minification.clamp(min=1).log2().floor().long().clamp(max=int(log2(min(h, w))))
+    # Rounding must not make two samples of one pixel, or four of two.
+    return (minification.clamp(min=1).log2() - 1e-6).ceil().long()
 
 
 def _sample(
-    image: Float[Tensor, "3 h w"], views: Float64[Tensor, "n 3 3"], size: int
+    image: Float[Tensor, "3 h w"], views: Float64[Tensor, "n 3 3"], size: int, samples: int
 ) -> Float[Tensor, "n 3 s s"]:
-    side = size * _SAMPLES
-    ticks = (torch.arange(side, dtype=image.dtype, device=image.device) + 0.5) * 2 / side - 1
-    y, x = torch.meshgrid(ticks, ticks, indexing="ij")
-    points = torch.stack([x, y, torch.ones_like(x)]).flatten(1)
-    x, y, z = (views.to(image) @ points).unbind(1)
-    grid = torch.stack([x, y], -1) / z.clamp(min=_HORIZON)[..., None]
-    # All views of the image as one tall one: grid_sample runs in parallel over its batch only, and its
-    # gradient makes a copy of the image for every entry of the batch.
-    slices = _SLICES if size % _SLICES == 0 else 1
-    tall = F.grid_sample(
-        image.expand(slices, -1, -1, -1),
-        grid.view(slices, -1, side, 2),
-        align_corners=False,
-        padding_mode="zeros",
+    """Means of `samples`² bilinear samples a pixel, zero outside of the frame."""
+    ticks = (torch.arange(size * samples, dtype=image.dtype, device=image.device) + 0.5) * 2
+    ticks = (ticks / (size * samples) - 1).view(size, samples).T
+    grids = [_grid(image, views, x, y) for y in ticks for x in ticks]
+    # One batch entry for a sample, with all views below each other: grid_sample is parallel over its batch
+    # only, its gradient copies the image for every entry, and a mean over entries is quicker than pooling.
+    seen = F.grid_sample(
+        image.expand(len(grids), -1, -1, -1), torch.stack(grids), align_corners=False, padding_mode="zeros"
     )
-    return F.avg_pool2d(tall, _SAMPLES).transpose(0, 1).reshape(3, -1, size, size).transpose(0, 1)
+    return seen.mean(0).view(3, -1, size, size).transpose(0, 1)
+
+
+def _grid(
+    image: Float[Tensor, "3 h w"],
+    views: Float64[Tensor, "n 3 3"],
+    x: Float[Tensor, " s"],
+    y: Float[Tensor, " s"],
+) -> Float[Tensor, "n*s s 2"]:
+    """Where in the frame the points (x, y) of views below each other are; 3 where that is outside."""
+    across, down, origin = views.to(image)[..., None].unbind(2)
+    # Planes of x, y and z, not triples: several times as quick.
+    planes = (across * x)[:, :, None] + (down * y + origin)[..., None]
+    frame = planes[:, :2] / planes[:, 2:].clamp(min=_HORIZON)
+    # The frame ends at the edges of its outermost pixels, but the sampler's zeros begin at their centres.
+    centres = 1 - 1 / frame.new_tensor([image.shape[2], image.shape[1]])[:, None, None]
+    frame = torch.where(frame.abs() <= 1, frame.clamp(-centres, centres), 3.0)
+    return frame.movedim(1, -1).flatten(0, 1)

@@ -1,7 +1,7 @@
 """How far an image is from its prompts in CLIP's space."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from guidance.prompts import Prompt, normalized_weights
 Distance = Callable[[Tensor, Tensor], Tensor]
 
 
+@runtime_checkable
 class Encoder(Protocol):
     """What the losses need of a CLIP model (`guidance.clip.Clip`): unit-norm float32 embeddings."""
 
@@ -51,8 +52,7 @@ def great_circle(u: Float[Tensor, "... d"], v: Float[Tensor, "... d"]) -> Float[
 
 
 def embed(clip: Encoder, prompts: Sequence[Prompt]) -> Float[Tensor, "p d"]:
-    """The unit-norm embeddings of prompts: texts and pictures encoded, embeddings as they are but for their
-    length.
+    """The unit-norm embeddings of prompts: texts and pictures encoded, embeddings scaled.
 
     A picture is seen whole, padded to a square with white. Raises InputError for an embedding of another
     width and for a picture that cannot be read.
@@ -61,8 +61,7 @@ def embed(clip: Encoder, prompts: Sequence[Prompt]) -> Float[Tensor, "p d"]:
 
 
 class ClipLoss:
-    """The distance from images to prompts: weighted mean over the prompts, mean over the crops; lower is
-    nearer.
+    """The distance from images to prompts, weighted mean over the prompts, mean over the crops.
 
     Weights are divided by the sum of their absolute values; a negative one pushes away. Prompts are encoded
     once, here. The crops have the encoder's own size, so that it does not resize them. Raises InputError as
