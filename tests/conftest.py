@@ -11,7 +11,8 @@ import torch
 from jaxtyping import install_import_hook
 
 # Every jaxtyping annotation in the package is checked while the tests run.
-install_import_hook("guidance", "beartype.beartype")
+# The numeric tower: where a float is wanted an int will do, as Python's type checkers say.
+install_import_hook("guidance", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 # More threads than cores make small kernels slower, here and in the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
