@@ -25,9 +25,9 @@ def warp(
 
     A view that shrinks the image by more than 2^(l-1) and up to 2^l is the mean of 2×2 bilinear samples a
     pixel of the image shrunk l-1 times by half: one level a view of a pyramid (Williams, Pyramidal
-    Parametrics, 1983). One that does not shrink it takes one sample a pixel. On emoji at 224 → 64 that is
-    39 dB from a dense supersampling; one sample a pixel with levels of half an octave gives 30-35 dB,
-    without levels 32 dB.
+    Parametrics, 1983). One that does not shrink it takes one sample a pixel. For CLIPDraw's views of emoji at
+    224 → 64 that is 38 dB from a dense supersampling, where one sample a pixel is 33 (28 and 14 dB on a zone
+    plate); gathering by hand instead of grid_sample takes ten times as long.
     """
     k = views.shape[1]
     h, w = images.shape[2:]
