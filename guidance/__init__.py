@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from guidance.canvas.base import Canvas, VectorCanvas
+    from guidance.canvas.raster import Scene, rasterize
     from guidance.canvas.strokes import Strokes
     from guidance.clip import Clip, load
     from guidance.clock import Clock, cosine, linear, piecewise
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 #: Where each public name lives. No module is called like a public name: importing the module would hide it.
 _HOMES = {
     "guidance.canvas.base": ["Canvas", "VectorCanvas"],
+    "guidance.canvas.raster": ["Scene", "rasterize"],
     "guidance.canvas.strokes": ["Strokes"],
     "guidance.clip": ["Clip", "load"],
     "guidance.clock": ["Clock", "cosine", "linear", "piecewise"],

@@ -9,7 +9,7 @@ import io
 import os
 import subprocess
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import ceil, sqrt
 from pathlib import Path
@@ -50,7 +50,15 @@ def read_image(path: Path | str) -> Float[Tensor, "1 3 h w"]:
 
     Raises InputError when there is no such file, it is no picture, is broken, or has over 64 million pixels.
     """
-    path = Path(path)
+    return _read(Path(path), _tensor)
+
+
+def read_rgba(path: Path | str) -> Float[Tensor, "1 4 h w"]:
+    """A picture file as `read_image` gives it, but with its opacity, by which the colours are multiplied."""
+    return _read(Path(path), _premultiplied)
+
+
+def _read(path: Path, convert: Callable[[Image.Image], Tensor]) -> Tensor:
     if not path.is_file():
         raise InputError(f"there is no picture at {path}; check the name")
     try:
@@ -59,7 +67,7 @@ def read_image(path: Path | str) -> Float[Tensor, "1 3 h w"]:
             with Image.open(path) as file:
                 if file.width * file.height > MAX_PIXELS:
                     raise Image.DecompressionBombError(f"{file.width}×{file.height} pixels are too many")
-                return _tensor(ImageOps.exif_transpose(file))
+                return convert(ImageOps.exif_transpose(file))
     # Pillow's decoders raise nearly anything on a broken file (SyntaxError, struct.error, IndexError, ...).
     except Exception as error:
         reason = "not a picture" if isinstance(error, Image.UnidentifiedImageError) else error
@@ -76,6 +84,11 @@ def _tensor(picture: Image.Image) -> Float[Tensor, "1 3 h w"]:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
     return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)[None].float() / 255
+
+
+def _premultiplied(picture: Image.Image) -> Float[Tensor, "1 4 h w"]:
+    rgba = torch.from_numpy(np.array(picture.convert("RGBA"))).permute(2, 0, 1)[None].float() / 255
+    return torch.cat([rgba[:, :3] * rgba[:, 3:], rgba[:, 3:]], 1)
 
 
 def _picture(image: Float[Tensor, "1 3 h w"]) -> Image.Image:

@@ -1,0 +1,310 @@
+"""Training a CLIP that is a good guide: contrastive learning, and gradients that draw.
+
+A CLIP that is trained to name pictures ranks names well, but its gradient, followed from a blank page, paints
+a texture that fools it. Here the gradient itself is trained: at an unfinished drawing y of a picture x with
+caption t, the direction in which the similarity rises, G = ∂/∂y cos(f(y), g(t)), shall point from y to x, in
+detail and in the large:
+
+    L = 1 - (cos(G, x - y) + cos(blur G, blur (x - y))) / 2,
+
+which backpropagates through the gradient (double backward). It is denoising score matching (Vincent 2011)
+with the drawings that guidance itself comes upon in place of noise: unfinished drawings are kept in a
+sketchbook, and each is moved along its own G, with brushes or in blurs, so that training meets what a canvas
+will meet.
+"""
+
+import gzip
+import json
+from collections.abc import Iterable, Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from math import log
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from open_clip.model import CLIP
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from guidance.clip.bpe import write_tokenizer
+from guidance.clip.data import CaptionedPictures, Placement, choose, place
+from guidance.clip.tokenize import words
+from guidance.clock import Clock
+from guidance.media import replacing, write_text
+
+#: What an English caption may begin with when a person writes it.
+OPENINGS = ("a ", "the ", "a drawing of ", "a picture of ", "an emoji of ")
+
+
+def info_nce(
+    images: Float[Tensor, "n d"], texts: Float[Tensor, "n d"], scale: Float[Tensor, ""]
+) -> Float[Tensor, ""]:
+    """The symmetric contrastive loss of unit-norm pairs (van den Oord et al. 2018; Radford et al. 2021)."""
+    logits = scale * images @ texts.T
+    target = torch.arange(len(logits), device=logits.device)
+    return (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)) / 2
+
+
+class Trainee(nn.Module):
+    """An open_clip model in training, the running mean of its weights, and the sketchbook it draws in.
+
+    `drawings` are unfinished pictures of `subjects`, each to lie on its page as in `placements`.
+    """
+
+    drawings: Float[Tensor, "m 3 s s"]
+    subjects: Int[Tensor, " m"]
+    placements: Float[Tensor, "m 7"]
+
+    def __init__(self, model: CLIP, image_size: int, sketches: int) -> None:
+        super().__init__()
+        self.model = model
+        self.mean_model = deepcopy(model).requires_grad_(False)
+        self.register_buffer("drawings", torch.ones(sketches, 3, image_size, image_size))
+        self.register_buffer("subjects", torch.full((sketches,), -1))
+        self.register_buffer("placements", torch.zeros(sketches, 7))
+
+    def encode_image(self, images: Float[Tensor, "n 3 s s"]) -> Float[Tensor, "n d"]:
+        images = ((images - 0.5) / 0.25).contiguous(memory_format=torch.channels_last)
+        return functional.normalize(self.model.visual(images).float(), dim=-1)
+
+    def encode_text(self, tokens: Int[Tensor, "n t"]) -> Float[Tensor, "n d"]:
+        """As open_clip's, but no longer than the longest text: what follows the end changes nothing."""
+        model, length = self.model, tokens.shape[1]
+        hidden = model.token_embedding(tokens) + model.positional_embedding[:length]
+        hidden = model.transformer(hidden, attn_mask=model.attn_mask[:length, :length])
+        hidden = model.ln_final(hidden)[torch.arange(len(tokens)), tokens.argmax(1)]
+        return functional.normalize((hidden @ model.text_projection).float(), dim=-1)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What one training step saw: the contrastive loss, the share of pictures that found their own caption in
+    the batch, and the mean cosine between the gradient and the way to the picture."""
+
+    index: int
+    contrastive: float
+    accuracy: float
+    alignment: float
+
+
+def train(
+    trainee: Trainee,
+    pictures: CaptionedPictures,
+    tokenizer: Tokenizer,
+    clock: Clock,
+    optimizer: torch.optim.Optimizer,
+    *,
+    batch: int,
+    sketches: int,
+    lr: float,
+    brushes: Float[Tensor, "k s s"],
+    precision: torch.dtype = torch.float32,
+) -> Iterator[Trained]:
+    """Train from step `clock.index` to `clock.steps`, yielding every step; all draws come from the clock.
+
+    A step sees `batch` pictures contrastively, noisy at many levels, on pages of which half are white, and
+    moves and learns from `sketches` drawings of the sketchbook. `brushes` are what single strokes cover, in
+    [0, 1].
+    """
+    model, device = trainee.model, trainee.drawings.device
+    size = trainee.drawings.shape[-1]
+    tokens = _Captions(pictures.captions, tokenizer, model.context_length)
+    # Variants (": medium skin tone") would outnumber the plain things three to two.
+    plain = torch.tensor([":" not in captions[0] for captions in pictures.captions])
+    seen = (~pictures.held_out).float()
+    while clock.index < clock.steps:
+        generator = clock.generator("train")
+
+        def uniform(*shape: int, generator: torch.Generator = generator) -> Tensor:
+            return torch.rand(*shape, generator=generator).to(device)
+
+        def normal(like: Tensor, generator: torch.Generator = generator) -> Tensor:
+            return torch.randn(like.shape, generator=generator).to(device)
+
+        rows = choose(seen * torch.where(plain, 1.0, 0.6), batch, generator)
+        placement = Placement.draw(batch, generator, zoom=(0.6, 1.15), shift=0.12, white=0.5, device=device)
+        images = place(pictures.rgba[rows].to(device), placement, size)
+        images = images + normal(images) * (uniform(batch, 1, 1, 1) - 0.3).clamp(min=0) * 0.6
+
+        slots = torch.randperm(len(trainee.drawings), generator=generator)[:sketches]
+        _begin(trainee, slots, pictures, seen * torch.where(plain, 1.0, 0.3), brushes, generator)
+        drawings, goals = trainee.drawings[slots], _goals(trainee, slots, pictures)
+        noisy = drawings + normal(drawings) * (uniform(sketches, 1, 1, 1) - 0.3).clamp(min=0) * 0.4
+
+        captions = tokens.choose(torch.cat([rows, trainee.subjects[slots].cpu()]), generator).to(device)
+        # Attention has a double backward in its plain form only.
+        with (
+            torch.autocast(device.type, precision, enabled=precision != torch.float32),
+            sdpa_kernel(SDPBackend.MATH),
+        ):
+            texts = trainee.encode_text(captions)
+            seen_images = trainee.encode_image(images)
+            noisy.requires_grad_()
+            similarity = (trainee.encode_image(noisy) * texts[batch:]).sum()
+            (ways,) = torch.autograd.grad(similarity, noisy, create_graph=True)
+        contrastive = info_nce(seen_images, texts[:batch], model.logit_scale.exp())
+        alignment = (
+            _cosine(ways, goals - drawings) + _cosine(_blur(ways, 4), _blur(goals - drawings, 4))
+        ) / 2
+
+        warm_up = min(1.0, clock.index / (0.02 * clock.steps + 1))
+        for group in optimizer.param_groups:
+            group["lr"] = lr * warm_up * (1 + torch.cos(torch.tensor(torch.pi * clock.progress)).item()) / 2
+        optimizer.zero_grad()
+        (contrastive + 2 * (1 - alignment)).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, log(60))
+            _stroke(trainee, slots, ways.detach(), brushes, generator)
+            decay = min(0.999, (1 + clock.index) / (10 + clock.index))
+            torch._foreach_lerp_(
+                list(trainee.mean_model.parameters()), list(model.parameters()), weight=1 - decay
+            )
+        similarities = seen_images @ texts[:batch].T
+        accuracy = (similarities.argmax(1) == torch.arange(batch, device=device)).float().mean()
+        clock.index += 1
+        yield Trained(clock.index - 1, contrastive.item(), accuracy.item(), alignment.item())
+
+
+class _Captions:
+    """All captions as tokens, so that a batch is a look-up."""
+
+    def __init__(self, captions: list[list[str]], tokenizer: Tokenizer, length: int) -> None:
+        tokenizer.enable_truncation(length)
+        tokenizer.enable_padding(length=length)
+
+        def encode(texts: list[str]) -> Int[Tensor, "n t"]:
+            return torch.tensor([encoding.ids for encoding in tokenizer.encode_batch(texts)])
+
+        self._plain = [encode(texts) for texts in captions]
+        self._opened = [encode([opening + texts[0] for opening in OPENINGS]) for texts in captions]
+
+    def choose(self, rows: Int[Tensor, " n"], generator: torch.Generator) -> Int[Tensor, "n t"]:
+        """A caption for each row: English half of the time, of which a third has an opening."""
+        tokens = []
+        for row, u, v in zip(
+            rows.tolist(), *torch.rand(2, len(rows), generator=generator).tolist(), strict=True
+        ):
+            texts = self._plain[row][:1] if u < 0.35 else self._opened[row] if u < 0.5 else self._plain[row]
+            tokens.append(texts[int(v * len(texts))])
+        stacked = torch.stack(tokens)
+        return stacked[:, : int(stacked.argmax(1).max()) + 1]
+
+
+def _begin(
+    trainee: Trainee,
+    slots: Int[Tensor, " n"],
+    pictures: CaptionedPictures,
+    weights: Float[Tensor, " m"],
+    brushes: Float[Tensor, "k s s"],
+    generator: torch.Generator,
+) -> None:
+    """Begin new drawings in slots that are new, and in one of 24 others: a drawing has about 24 strokes.
+
+    Two of seven pages are blank; the others have something on them, more or less strongly: another picture,
+    a blur of one, a scribble, soft or sharp noise. Half of the drawings already show some of the goal.
+    """
+    device, size = trainee.drawings.device, trainee.drawings.shape[-1]
+    fresh = (trainee.subjects[slots].cpu() < 0) | (torch.rand(len(slots), generator=generator) < 1 / 24)
+    slots = slots[fresh]
+    n = len(slots)
+    if n == 0:
+        return
+    placement = Placement.draw(n, generator, zoom=(0.75, 1.05), shift=0.08, white=0.8, device=device)
+    trainee.subjects[slots] = torch.multinomial(weights, n, replacement=True, generator=generator).to(device)
+    trainee.placements[slots] = torch.cat(
+        [placement.zoom[:, None], placement.angle[:, None], placement.shift, placement.page], 1
+    )
+    other = torch.randint(len(pictures.rgba), (n,), generator=generator)
+    elsewhere = Placement.draw(n, generator, zoom=(0.6, 1.15), shift=0.12, white=0.6, device=device)
+    other_pictures = place(pictures.rgba[other].to(device), elsewhere, size)
+    page = placement.page[:, :, None, None].expand_as(other_pictures)
+    soft = torch.rand(n, 3, 8, 8, generator=generator).to(device)
+    kinds = torch.stack(
+        [
+            page,
+            page,
+            other_pictures,
+            _blur(other_pictures, 8),
+            _scribble(page, brushes, generator),
+            functional.interpolate(soft, size=size, mode="bicubic").clamp(0, 1),
+            torch.rand(n, 3, size, size, generator=generator).to(device),
+        ]
+    )
+    ground = kinds[torch.randint(len(kinds), (n,), generator=generator).to(device), torch.arange(n)]
+    strength, done = torch.rand(2, n, 1, 1, 1, generator=generator).to(device)
+    drawing = page.lerp(ground, strength)
+    trainee.drawings[slots] = drawing.lerp(_goals(trainee, slots, pictures), (done - 0.5).clamp(min=0))
+
+
+def _goals(
+    trainee: Trainee, slots: Int[Tensor, " n"], pictures: CaptionedPictures
+) -> Float[Tensor, "n 3 s s"]:
+    zoom, angle, shift, page = trainee.placements[slots].split([1, 1, 2, 3], 1)
+    placement = Placement(zoom[:, 0], angle[:, 0], shift, page)
+    rgba = pictures.rgba[trainee.subjects[slots].cpu()].to(zoom)
+    return place(rgba, placement, trainee.drawings.shape[-1])
+
+
+def _scribble(
+    page: Float[Tensor, "n 3 s s"], brushes: Float[Tensor, "k s s"], generator: torch.Generator
+) -> Float[Tensor, "n 3 s s"]:
+    """Twelve random strokes of any colour on each page."""
+    for _ in range(12):
+        mask = brushes[torch.randint(len(brushes), (len(page),), generator=generator)][:, None]
+        page = page.lerp(torch.rand(len(page), 3, 1, 1, generator=generator).to(page), mask)
+    return page
+
+
+def _stroke(
+    trainee: Trainee,
+    slots: Int[Tensor, " n"],
+    ways: Float[Tensor, "n 3 s s"],
+    brushes: Float[Tensor, "k s s"],
+    generator: torch.Generator,
+) -> None:
+    """Move drawings along their gradients: half as eight brushes can, the others in detail or in blurs."""
+    masks = brushes[torch.randint(len(brushes), (len(slots), 8), generator=generator)]
+    # What a brush can do to its pixels: the mean of what they want.
+    wanted = torch.einsum("nchw,nkhw->nkc", ways, masks) / (masks.sum((2, 3)) + 1)[..., None]
+    painted = torch.einsum("nkc,nkhw->nchw", wanted, masks)
+    kinds = torch.stack([painted, painted, painted, ways, _blur(ways, 2), _blur(ways, 4)])
+    way = kinds[torch.randint(len(kinds), (len(slots),), generator=generator), torch.arange(len(slots))]
+    length = 0.02 + 0.06 * torch.rand(len(slots), 1, 1, 1, generator=generator).to(way)
+    unit = way / (way.square().mean((1, 2, 3), keepdim=True).sqrt() + 1e-12)
+    trainee.drawings[slots] = (trainee.drawings[slots] + length * unit).clamp(0, 1)
+
+
+def _cosine(u: Float[Tensor, "n 3 h w"], v: Float[Tensor, "n 3 h w"]) -> Float[Tensor, ""]:
+    return functional.cosine_similarity(u.flatten(1), v.flatten(1), eps=1e-12).mean()
+
+
+def _blur(images: Float[Tensor, "n 3 s s"], factor: int) -> Float[Tensor, "n 3 s s"]:
+    small = functional.avg_pool2d(images, factor)
+    return functional.interpolate(small, size=images.shape[-1], mode="bilinear")
+
+
+def ranks(images: Float[Tensor, "n d"], texts: Float[Tensor, "n d"]) -> Int[Tensor, " n"]:
+    """The place of each image's own text among all texts by cosine, from 0."""
+    similarity = images @ texts.T
+    return (similarity > similarity.diagonal()[:, None]).sum(1)
+
+
+def save_model(
+    folder: Path, model: CLIP, config: dict, tokenizer: Tokenizer, captions: Iterable[str]
+) -> None:
+    """Write a model in open_clip's local-dir layout, in half precision, with the words of its captions."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
+    with replacing(folder / "open_clip_model.safetensors") as temporary:
+        save_file(tensors, temporary)
+    write_text(folder / "open_clip_config.json", json.dumps(config, indent=2) + "\n")
+    write_tokenizer(folder, tokenizer, config["model_cfg"]["text_cfg"]["context_length"])
+    known = sorted({word for text in (*captions, *OPENINGS) for word in words(text)})
+    with replacing(folder / "words.txt.gz") as temporary:
+        temporary.write_bytes(gzip.compress("\n".join(known).encode(), mtime=0))
