@@ -1,6 +1,6 @@
 """Augmented views of an image as one differentiable batch: what keeps CLIP's gradient from painting noise.
 
-All motions of a view are one homography, sampled once. Beside kornia's sequence, which samples at every motion
+All motions of a view are one homography, sampled once. Beside kornia, which samples at every motion
 and does not antialias (benchmarks/crops.py), that is 4 to 8 times as quick at 64², 2.5 times with all motions
 and jitter at 224², and 0.6 times for CLIPDraw's two motions at 224²: the price of antialiasing.
 """
