@@ -4,8 +4,8 @@
 
 Ours, in float32 and bfloat16, part by part, beside the notebook's crops (torchvision, two samplings) and
 encoder (open_clip's plain call) on the same drawing. The notebook's rasteriser, diffvg, is compared in
-benchmarks/raster.py; here both steps have ours. Random weights, no download. All take turns in one process; the
-fastest round of each counts.
+benchmarks/raster.py; here both steps have ours. Random weights, no download. All take turns in one process;
+the fastest round of each counts.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms import v2
+from torchvision import transforms
 
 import guidance as g
 from guidance.clip.encoder import Precision
@@ -64,8 +64,11 @@ def main() -> None:
         ).encode_image
 
     mean, std = (torch.tensor(frozen.visual.preprocess_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
-    views = v2.Compose(
-        [v2.RandomPerspective(fill=1, p=1, distortion_scale=0.5), v2.RandomResizedCrop(224, scale=(0.7, 0.9))]
+    views = transforms.Compose(
+        [
+            transforms.RandomPerspective(fill=1, p=1, distortion_scale=0.5),
+            transforms.RandomResizedCrop(224, scale=(0.7, 0.9)),
+        ]
     )
     image = canvas().detach()
     seen = crops(image, 224)[0].detach()
