@@ -24,7 +24,8 @@ def to_svg(scene: Scene, size: int, *, member: int = 0, title: str | None = None
 
     ground = _rgb(scene.background.detach().cpu().tolist())
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{size}" height="{size}" viewBox="0 0 {size} {size}">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size} {size}"',
+        f' width="{size}" height="{size}">',
         *([f"<title>{escape(_printable(title))}</title>"] if title else []),
         f'<rect width="{size}" height="{size}" fill="{ground}"/>',
         '<g fill="none" stroke-linecap="round" stroke-linejoin="round">',

@@ -1,8 +1,7 @@
-"""A differentiable vector rasteriser in plain PyTorch: exact distances, analytic antialiasing, sparse in
-memory.
+"""A differentiable vector rasteriser in plain PyTorch: exact distances, analytic antialiasing, sparse memory.
 
-Distances are exact to the flattened curve; the pixels that a stroke covers are touched and no others; the
-backward is written out. On one machine the picture and its gradients are the same bit for bit every time.
+Time and memory grow with the pixels that are covered, and the backward is written out. On a CPU the picture
+and its gradients are the same bit for bit every time.
 """
 
 from typing import Any
@@ -13,8 +12,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from guidance.canvas.raster.composite import paint, unpaint
-from guidance.canvas.raster.coverage import coverage
-from guidance.canvas.raster.ragged import layers
+from guidance.canvas.raster.coverage import cover
+from guidance.canvas.raster.ragged import layers, pick
 from guidance.canvas.raster.scene import Scene
 from guidance.canvas.raster.tiles import (
     LANES,
@@ -22,7 +21,6 @@ from guidance.canvas.raster.tiles import (
     find_cells,
     find_edge,
     flatten,
-    nearest_point,
     power_basis,
 )
 from guidance.errors import InputError
@@ -37,7 +35,8 @@ def rasterize(scene: Scene, size: int) -> Float[Tensor, "b 3 size size"]:
 
     Differentiable once, to points, widths, colours, opacity and background. Coverage is the area of the pixel
     inside the stroke, taking its edges to be straight within the pixel; alpha is coverage times opacity,
-    painted over what is there. A stroke that crosses itself is painted once.
+    painted over what is there. A stroke that crosses itself is painted once; where one thinner than half a pixel
+    folds back within a pixel, only the nearer of its branches counts.
 
     Raises `InputError` unless 1 ≤ size ≤ 8192.
     """
@@ -74,33 +73,27 @@ class _Rasterize(torch.autograd.Function):
         tiles, counts = torch.unique_consecutive(cells.tile, return_counts=True)
         layout = layers(counts)
         position = layout.position
-        share = torch.empty(len(position), LANES, device=radius.device)
-        share[position] = cells.inside.float()[:, None].expand(-1, LANES)
-        share[position[rows]] = covered.float()
-        spot = position[edge.cell] * LANES + edge.lane
-        path = cells.path[edge.cell]
-        t, x, y, vx, vy = nearest_point(edge, cubics)
-        distance = (x * x + y * y).sqrt()
-        # On the centre line itself the direction to the pixel is lost, and the normal is across the tangent.
-        on_line = distance < 1e-3
-        x, y = torch.where(on_line, -vy, x), torch.where(on_line, vx, y)
-        length = (x * x + y * y).sqrt().clamp_min_(1e-12)
-        nx, ny = x / length, y / length
-        value, by_distance, by_radius = coverage(distance, nx, ny, radius[path])
-        share.view(-1)[spot] = value
+        inside = torch.empty(len(position), device=radius.device)
+        inside[position] = cells.inside.float()
+        share = inside[:, None].repeat(1, LANES).index_copy_(0, position[rows], covered.float())
+        spot = pick(position, edge.cell) * LANES + edge.lane
+        path = pick(cells.path, edge.cell)
+        coverage = cover(scene, cubics, edge, pick(radius, path))
+        share.view(-1)[spot] = coverage.share
 
         owner = torch.empty_like(cells.path)
         owner[position] = cells.path
-        colour = colours.flatten(0, 1).T.contiguous()[:, owner]
-        alpha = share * opacity.flatten()[owner][:, None]
+        colour = colours.flatten(0, 1).T.contiguous().index_select(1, owner)
+        alpha = share * pick(opacity.flatten(), owner)[:, None]
         after = paint(alpha, colour, background, layout)
 
         across = -(-size // TILE)
         image = background[:, None, None].expand(-1, b * across * across, LANES).contiguous()
         tiles = tiles[layout.order]
-        image[:, tiles] = after[:, layout.last]
-        ctx.save_for_backward(share, alpha, colour, background, after, owner, tiles, opacity)
-        ctx.fragments = (spot, path, edge.cubic, t, nx, ny, by_distance, by_radius)
+        top = position[counts.cumsum(0) - 1][layout.order]
+        image.index_copy_(1, tiles, after.index_select(1, top))
+        ctx.save_for_backward(share, alpha, colour, background, after, owner, tiles, top, opacity)
+        ctx.fragments = (spot, path, edge.cubic, coverage)
         ctx.rest = (scene, size, layout)
         image = image.view(3, b, across, across, TILE, TILE).permute(1, 0, 2, 4, 3, 5)
         return image.reshape(b, 3, across * TILE, across * TILE)[:, :, :size, :size].contiguous()
@@ -108,8 +101,8 @@ class _Rasterize(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        share, alpha, colour, background, after, owner, tiles, opacity = ctx.saved_tensors
-        spot, path, cubic, t, nx, ny, by_distance, by_radius = ctx.fragments
+        share, alpha, colour, background, after, owner, tiles, top, opacity = ctx.saved_tensors
+        spot, path, cubic, coverage = ctx.fragments
         scene, size, layout = ctx.rest
         b, n = scene.segments.shape
         across = -(-size // TILE)
@@ -120,7 +113,7 @@ class _Rasterize(torch.autograd.Function):
         bare = torch.ones(b * across * across, device=gradient.device)
         bare[tiles] = 0
         to_alpha, to_colour, to_background = unpaint(
-            gradient[:, tiles], after, alpha, colour, background, layout
+            gradient.index_select(1, tiles), top, after, alpha, colour, background, layout
         )
         to_background = to_background + (gradient.sum(2) * bare).sum(1)
 
@@ -130,15 +123,14 @@ class _Rasterize(torch.autograd.Function):
 
         to_colour = torch.stack([total(c, owner, b * n) for c in to_colour], 1).view(b, n, 3)
         to_opacity = total((to_alpha * share).sum(1), owner, b * n).view(b, n)
-        to_share = to_alpha.view(-1)[spot] * opacity.flatten()[path]
-        to_width = total(to_share * by_radius, path, b * n).view(b, n) * (size / 2)
+        to_share = pick(to_alpha.view(-1), spot) * pick(opacity.flatten(), path)
+        to_width = total(to_share * coverage.to_radius, path, b * n).view(b, n) * (size / 2)
 
-        # The distance changes with the nearest point alone: by minus the normal. That point is a mixture of
-        # the control points.
-        pull = to_share * by_distance * -size
+        # Coverage changes with the nearest point of the path, a mixture of the control points.
         to_points = torch.zeros_like(scene.points).flatten()
-        weights = bernstein(t)
-        for axis, v in enumerate((pull * nx, pull * ny)):
+        weights = bernstein(coverage.t)
+        for axis, slope in enumerate((coverage.to_x, coverage.to_y)):
+            v = to_share * slope * size
             for corner, weight in zip(scene.corners.T, weights, strict=True):
                 to_points.index_add_(0, corner * 2 + axis, total(v * weight, cubic, len(corner)))
         return to_points.view_as(scene.points), to_width, to_colour, to_opacity, to_background, None, None

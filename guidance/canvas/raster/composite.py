@@ -1,7 +1,7 @@
 """Alpha compositing in painting order, exact forward and backward, for any number of layers a pixel."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from guidance.canvas.raster.ragged import Layers
@@ -26,21 +26,21 @@ def paint(
 
 def unpaint(
     gradient: Float[Tensor, "3 g lanes"],
+    top: Int[Tensor, "g"],
     after: Float[Tensor, "3 e lanes"],
     alpha: Float[Tensor, "e lanes"],
     colour: Float[Tensor, "3 e"],
     background: Float[Tensor, "3"],
     layout: Layers,
 ) -> tuple[Float[Tensor, "e lanes"], Float[Tensor, "3 e"], Float[Tensor, "3"]]:
-    """The backward of `paint`: gradients of alpha, colours and background from that of the finished tiles.
+    """The backward of `paint`: the gradients of alpha, colours and background.
 
-    A cell sees the gradient through all that is painted over it; its alpha moves the picture from what is
+    `gradient` is that of the finished tiles, whose last cells are `top`. A cell sees the gradient through all that is painted over it; its alpha moves the picture from what is
     under it to its colour. Nothing is divided by a transparency, so opaque cells are exact too.
     """
     keep = 1 - alpha
     seen = torch.zeros_like(after)
-    seen[:, layout.last] = gradient
-    under = background[:, None, None] - after[:, :0]
+    seen.index_copy_(1, top, gradient)
     steps = layout.steps()
     for here, below in reversed(steps):
         seen[:, below].addcmul_(keep[here], seen[:, here])

@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from guidance.canvas.raster.ragged import expand
 from guidance.errors import InputError
 
 #: Control points further out than this many canvases are a mistake, and their squares would overflow.
-_FARTHEST = 1e6
+_FARTHEST = 1e4
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,8 +70,7 @@ class Scene:
     @cached_property
     def corners(self) -> Int[Tensor, "c 4"]:
         """For every cubic, the rows of `points` that are its four control points."""
-        counts = self.segments.flatten()
-        owner = torch.repeat_interleave(counts)
+        owner = self.owners
         # Every path before this one has one control point more than three for each of its cubics.
         first = 3 * torch.arange(len(owner), device=owner.device) + owner
         return first[:, None] + torch.arange(4, device=owner.device)
@@ -78,4 +78,11 @@ class Scene:
     @cached_property
     def owners(self) -> Int[Tensor, "c"]:
         """For every cubic, the number of its path, counted through the population."""
-        return torch.repeat_interleave(self.segments.flatten())
+        return expand(self.segments.flatten())[0]
+
+    @cached_property
+    def ends(self) -> Bool[Tensor, "c 2"]:
+        """For every cubic, whether it is the first and whether it is the last of its path."""
+        change = torch.ones(len(self.owners) + 1, dtype=torch.bool, device=self.owners.device)
+        change[1:-1] = self.owners[1:] != self.owners[:-1]
+        return torch.stack([change[:-1], change[1:]], 1)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from guidance.canvas.raster.ragged import expand, layers
+from guidance.canvas.raster.ragged import expand, layers, pick, root
 from guidance.canvas.raster.scene import Scene
 
 TILE = 4
@@ -25,7 +25,8 @@ REACH = math.sqrt(0.5)
 #: How far, in pixels, a flattened curve may be from the true one: it only finds what is near.
 TOLERANCE = 0.4
 
-_MOST_PIECES = 128
+#: A curve that would need more leaves the canvas by far.
+_MOST_PIECES = 1024
 _REFINEMENT = 4
 
 
@@ -43,7 +44,8 @@ class Pieces(NamedTuple):
 
 def power_basis(scene: Scene, size: int) -> Float[Tensor, "c 8"]:
     """The cubics in pixels as polynomials of t: x and y of the coefficients of 1, t, t² and t³."""
-    p0, p1, p2, p3 = (scene.points.detach() * size)[scene.corners].unbind(1)
+    points = scene.points.detach() * size
+    p0, p1, p2, p3 = pick(points, scene.corners.flatten()).view(-1, 4, 2).unbind(1)
     return torch.cat([p0, 3 * (p1 - p0), 3 * (p0 - 2 * p1 + p2), p3 - p0 + 3 * (p1 - p2)], 1)
 
 
@@ -53,16 +55,18 @@ def flatten(cubics: Float[Tensor, "c 8"], owners: Int[Tensor, "c"]) -> Pieces:
     A chord over a step h of a curve is off by at most h²/8·max|B''|, and B'' is linear: greatest at an end.
     """
     second, third = cubics[:, 4:6], cubics[:, 6:8]
-    bend = 2 * torch.maximum(second.square().sum(1), (second + 3 * third).square().sum(1)).sqrt()
-    counts = (bend / (8 * TOLERANCE)).sqrt().ceil().clamp(1, _MOST_PIECES).long()
+    bend = 2 * torch.maximum(torch.hypot(*second.T), torch.hypot(*(second + 3 * third).T))
+    counts = 1 + root(bend / (8 * TOLERANCE) + 1e-12).clamp(max=_MOST_PIECES - 1).long()
     cubic, i = expand(counts)
-    step = counts.reciprocal()[cubic]
+    step = pick(counts.reciprocal(), cubic)
     t = torch.stack([i, i + 1])[:, :, None] * step[:, None]
-    c = cubics.index_select(0, cubic)
+    c = pick(cubics, cubic)
     begin, end = c[:, 0:2] + t * (c[:, 2:4] + t * (c[:, 4:6] + t * c[:, 6:8]))
     extent = end - begin
     inverse = extent.square().sum(1, keepdim=True).clamp_min(1e-12).reciprocal()
-    return Pieces(cubic, owners[cubic], t[0, :, 0], step, torch.cat([begin, extent, extent * inverse], 1))
+    return Pieces(
+        cubic, pick(owners, cubic), t[0, :, 0], step, torch.cat([begin, extent, extent * inverse], 1)
+    )
 
 
 def from_segment(
@@ -100,30 +104,33 @@ def find_cells(pieces: Pieces, radius: Float[Tensor, "paths"], paths: int, size:
     while tile * _REFINEMENT <= min(widest, size):
         tile *= _REFINEMENT
 
-    reach = (radius + REACH + TOLERANCE)[pieces.path]
+    reach = pick(radius + REACH + TOLERANCE, pieces.path)
     across = -(-size // tile)
     begin, end = pieces.segment[:, 0:2], pieces.segment[:, 0:2] + pieces.segment[:, 2:4]
-    first = ((torch.minimum(begin, end) - reach[:, None]) / tile).floor_().clamp_(0, across).long()
-    final = ((torch.maximum(begin, end) + reach[:, None]) / tile).floor_().clamp_(-1, across - 1).long()
+    # Shifted by one tile, so that cutting the decimals off rounds downwards.
+    first = ((torch.minimum(begin, end) - reach[:, None]) / tile + 1).clamp_(1, across + 1).long() - 1
+    final = ((torch.maximum(begin, end) + reach[:, None]) / tile + 1).clamp_(0, across).long() - 1
     columns, rows = (final + 1 - first).clamp_min_(0).unbind(1)
     piece, i = expand(columns * rows)
-    column = columns[piece]
+    column = pick(columns, piece)
     row = torch.div(i, column, rounding_mode="floor")
-    tx, ty = first[:, 0][piece] + i - row * column, first[:, 1][piece] + row
+    x0, y0 = pick(first, piece).unbind(1)
+    tx, ty = x0 + i - row * column, y0 + row
 
     while True:
         across = -(-size // tile)
         # From the centre of a tile to the centre of its corner pixel.
         extent = (tile - 1) * REACH
-        segment = pieces.segment.index_select(0, piece).unbind(1)
+        segment = pick(pieces.segment, piece).unbind(1)
         squared, _ = from_segment((tx + 0.5) * tile, (ty + 0.5) * tile, segment)
-        keep = (squared <= (reach + extent).square()[piece]).nonzero()[:, 0]
-        piece, tx, ty, distance = piece[keep], tx[keep], ty[keep], squared[keep].sqrt_()
-        path = pieces.path[piece]
+        keep = (squared <= pick((reach + extent).square(), piece)).nonzero()[:, 0]
+        piece, tx, ty = pick(piece, keep), pick(tx, keep), pick(ty, keep)
+        distance = root(pick(squared, keep).clamp_min_(1e-12))
+        path = pick(pieces.path, piece)
         number = (torch.div(path, paths, rounding_mode="floor") * across + ty) * across + tx
         # Stable, so that within a tile the paths stay in painting order. (32-bit numbers sort much faster.)
         number, order = number.int().sort(stable=True)
-        piece, path, distance = piece[order], path[order], distance[order]
+        piece, path, distance = pick(piece, order), pick(path, order), pick(distance, order)
         starts = torch.ones_like(path, dtype=torch.bool)
         starts[1:] = (number[1:] != number[:-1]) | (path[1:] != path[:-1])
         heads = starts.nonzero()[:, 0]
@@ -134,16 +141,16 @@ def find_cells(pieces: Pieces, radius: Float[Tensor, "paths"], paths: int, size:
         within = nearest + (2 * extent + TOLERANCE)
         if tile == TILE:
             inside = nearest + extent <= radius[path[heads]] - (REACH + TOLERANCE)
-            near = (distance <= torch.where(inside, -1.0, within)[cell]).nonzero()[:, 0]
+            near = (distance <= pick(torch.where(inside, -1.0, within), cell)).nonzero()[:, 0]
             count = torch.zeros(len(heads), dtype=torch.long, device=device)
-            count.index_add_(0, cell[near], torch.ones_like(near))
+            count.index_add_(0, pick(cell, near), torch.ones_like(near))
             return Cells(number[heads].long(), path[heads], inside, count, piece[near])
-        near = (distance <= within[cell]).nonzero()[:, 0]
+        near = (distance <= pick(within, cell)).nonzero()[:, 0]
         kept = order[near]
         child = torch.arange(_REFINEMENT, device=device)
-        tx = (tx[kept, None, None] * _REFINEMENT + child).expand(-1, _REFINEMENT, -1).flatten()
-        ty = (ty[kept, None, None] * _REFINEMENT + child[:, None]).expand(-1, -1, _REFINEMENT).flatten()
-        piece = piece[near].repeat_interleave(_REFINEMENT**2)
+        tx = (tx[kept][:, None, None] * _REFINEMENT + child).expand(-1, _REFINEMENT, -1).flatten()
+        ty = (ty[kept][:, None, None] * _REFINEMENT + child[:, None]).expand(-1, -1, _REFINEMENT).flatten()
+        piece = piece[near][:, None].expand(-1, _REFINEMENT**2).flatten()
         tile //= _REFINEMENT
         on = (torch.maximum(tx, ty) < -(-size // tile)).nonzero()[:, 0]
         piece, tx, ty = piece[on], tx[on], ty[on]
@@ -163,8 +170,7 @@ class Edge(NamedTuple):
 def find_edge(
     cells: Cells, pieces: Pieces, radius: Tensor, size: int
 ) -> tuple[Int[Tensor, "r"], Bool[Tensor, "r lanes"], Edge]:
-    """For the cells that have candidates: their numbers, the pixels inside the stroke, and those near its
-    edge."""
+    """For cells with candidates: their numbers, their pixels inside the stroke, and those near its edge."""
     device = radius.device
     layout = layers(cells.candidates)
     rows = layout.sizes[0] if layout.sizes else 0
@@ -172,13 +178,13 @@ def find_edge(
     piece, cell = torch.empty_like(cells.candidate), torch.empty_like(group)
     piece[layout.position], cell[layout.position] = cells.candidate, group
     across = -(-size // TILE)
-    tile = cells.tile.index_select(0, cell) % (across * across)
+    tile = pick(cells.tile, cell) % (across * across)
     top = torch.div(tile, across, rounding_mode="floor")
     left = (tile - top * across) * TILE
     top = top * TILE
     lane = torch.arange(LANES, device=device)
     lane_x, lane_y = lane % TILE + 0.5, torch.div(lane, TILE, rounding_mode="floor") + 0.5
-    segment = pieces.segment.index_select(0, piece)
+    segment = pick(pieces.segment, piece)
     segment[:, 0] -= left
     segment[:, 1] -= top
     squared, u = from_segment(lane_x, lane_y, segment[:, :, None].unbind(1))
@@ -187,9 +193,9 @@ def find_edge(
     number = torch.arange(len(piece), device=device)[:, None]
     chosen = number[:rows].repeat(1, LANES)
     for here, _ in layout.steps():
-        size_ = here.stop - here.start
-        chosen[:size_] = torch.where(squared[here] < nearest[:size_], number[here], chosen[:size_])
-        nearest[:size_] = torch.minimum(squared[here], nearest[:size_])
+        first = slice(0, here.stop - here.start)
+        chosen[first] = torch.where(squared[here] < nearest[first], number[here], chosen[first])
+        nearest[first] = torch.minimum(squared[here], nearest[first])
 
     owner = layout.order[:rows]
     limit = radius[cells.path[owner]][:, None]
@@ -197,50 +203,9 @@ def find_edge(
     covered = nearest < limit * limit
     spot = ((nearest < outer * outer) & (nearest >= inner * inner)).flatten().nonzero()[:, 0]
     row = torch.div(spot, LANES, rounding_mode="floor")
-    spot_lane = spot - row * LANES
-    pick = chosen.flatten().index_select(0, spot)
-    piece = piece.index_select(0, pick)
-    t = pieces.step.index_select(0, piece) * u.flatten().index_select(0, pick * LANES + spot_lane)
-    t += pieces.start.index_select(0, piece)
-    x = left.index_select(0, row) + lane_x.index_select(0, spot_lane)
-    y = top.index_select(0, row) + lane_y.index_select(0, spot_lane)
-    cubic = pieces.cubic.index_select(0, piece)
-    return owner, covered, Edge(owner.index_select(0, row), spot_lane, cubic, t, x, y)
-
-
-def nearest_point(
-    edge: Edge, cubics: Float[Tensor, "c 8"]
-) -> tuple[
-    Float[Tensor, "f"], Float[Tensor, "f"], Float[Tensor, "f"], Float[Tensor, "f"], Float[Tensor, "f"]
-]:
-    """The nearest point of the true cubic: its t, the way from it to the pixel's centre, and the tangent
-    there.
-
-    One Newton step on the squared distance, from the nearest point of the flattened curve; kept where it
-    helps.
-    """
-    c = cubics.index_select(0, edge.cubic).T.contiguous()
-
-    def offset(t: Tensor) -> tuple[Tensor, Tensor]:
-        x, y = (
-            torch.addcmul(c[i], t, torch.addcmul(c[2 + i], t, torch.addcmul(c[4 + i], t, c[6 + i])))
-            for i in (0, 1)
-        )
-        return edge.x - x, edge.y - y
-
-    def tangent(t: Tensor) -> tuple[Tensor, Tensor]:
-        x, y = (torch.addcmul(c[2 + i], t, 2 * c[4 + i] + 3 * t * c[6 + i]) for i in (0, 1))
-        return x, y
-
-    t = edge.t
-    x, y = offset(t)
-    vx, vy = tangent(t)
-    speed = vx * vx + vy * vy
-    # The full second derivative where it is safely positive, Gauss–Newton's elsewhere.
-    curvature = speed - 2 * (x * (c[4] + 3 * t * c[6]) + y * (c[5] + 3 * t * c[7]))
-    curvature = torch.where(curvature > 0.25 * speed, curvature, speed).clamp_min_(1e-12)
-    better = (t + (x * vx + y * vy) / curvature).clamp_(0, 1)
-    new_x, new_y = offset(better)
-    helps = new_x * new_x + new_y * new_y < x * x + y * y
-    t, x, y = torch.where(helps, better, t), torch.where(helps, new_x, x), torch.where(helps, new_y, y)
-    return t, x, y, *tangent(t)
+    lane = spot - row * LANES
+    candidate = pick(chosen.flatten(), spot)
+    piece = pick(piece, candidate)
+    t = pick(pieces.start, piece) + pick(pieces.step, piece) * pick(u.flatten(), candidate * LANES + lane)
+    x, y = pick(left, row) + pick(lane_x, lane), pick(top, row) + pick(lane_y, lane)
+    return owner, covered, Edge(pick(owner, row), lane, pick(pieces.cubic, piece), t, x, y)
