@@ -35,8 +35,8 @@ def rasterize(scene: Scene, size: int) -> Float[Tensor, "b 3 size size"]:
 
     Differentiable once, to points, widths, colours, opacity and background. Coverage is the area of the pixel
     inside the stroke, taking its edges to be straight within the pixel; alpha is coverage times opacity,
-    painted over what is there. A stroke that crosses itself is painted once; where one thinner than half a pixel
-    folds back within a pixel, only the nearer of its branches counts.
+    painted over what is there. A stroke that crosses itself is painted once. Where one that is thinner than a
+    pixel folds back within a pixel, only the nearer of its branches counts.
 
     Raises `InputError` unless 1 ≤ size ≤ 8192.
     """
