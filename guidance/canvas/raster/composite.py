@@ -36,8 +36,8 @@ def unpaint(
     """The backward of `paint`: the gradients of alpha, colours and background.
 
     `gradient` is that of the finished tiles, whose last cells are `top`. A cell sees it through all that is
-    painted over the cell; its alpha moves the picture from what is under it to its colour. Nothing is divided by
-    a transparency, so opaque cells are exact too.
+    painted over the cell; its alpha moves the picture from what is under it to its colour. Nothing is divided
+    by a transparency, so opaque cells are exact too.
     """
     keep = 1 - alpha
     seen = torch.zeros_like(after)
