@@ -1,7 +1,8 @@
 """Where a run is, and the randomness of every moment of it.
 
-Every random draw is a pure function of (seed, name, step): nothing is advanced, so a run that is resumed, drawn in a
-population or split into chunks draws the same numbers as one that is not, and there is no generator state to save.
+Every random draw is a pure function of (seed, name, step): nothing is advanced, so a run that is resumed,
+drawn in a population or split into chunks draws the same numbers as one that is not, and there is no
+generator state to save.
 """
 
 import hashlib

@@ -138,7 +138,9 @@ class Run:
         best = 0 if scores is None else int(scores.argmax())
         final = images[best : best + 1]
         if isinstance(canvas, VectorCanvas):
-            media.write_text(self.folder / "final.svg", canvas.svg(best))
+            media.write_text(
+                self.folder / "final.svg", canvas.svg(best, str(self._facts["settings"]["prompt"]))
+            )
             final = canvas(size)[best : best + 1]
         media.write_png(self.folder / "final.png", final, self._png_text())
         if len(images) > 1:

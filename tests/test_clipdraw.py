@@ -1,6 +1,7 @@
 """The recipe as its user meets it: what it makes, and one line for everything wrong."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def test_it_draws(tmp_path: Path, model_folder: Folder) -> None:
         "final.png", "final.svg", "timelapse.mp4", "run.json", "metrics.jsonl", "checkpoint",
     }  # fmt: skip
     assert media.read_image(folder / "final.png").shape == (1, 3, 1024, 1024)
-    assert (folder / "final.svg").read_text().startswith("<")
+    assert "a red heart" in (folder / "final.svg").read_text()
     assert json.loads((folder / "run.json").read_text())["status"] == "finished"
 
 
@@ -46,6 +47,17 @@ def test_the_best_of_three_is_what_its_seed_alone_would_draw(tmp_path: Path, mod
     assert json.loads((alone / "run.json").read_text())["scores"] == pytest.approx(
         [max(facts["scores"])], abs=1e-4
     )
+
+
+def test_the_presets_are_different_drawings(tmp_path: Path, model_folder: Folder) -> None:
+    def widths(name: str, *options: object) -> list[float]:
+        assert draw(model_folder("vit"), tmp_path / name, *options) == 0
+        svg = next((tmp_path / name).rglob("final.svg")).read_text()
+        return [float(width) for width in re.findall(r'stroke-width="([\d.]+)"', svg)]
+
+    # CLIPDraw's pen is 2 px wide at the start and moves by 0.2 px a step; dabs are broader, each its own.
+    assert max(widths("pen", "--preset", "clipdraw")) < 2.7
+    assert max(widths("dabs")) > 3
 
 
 def test_the_same_command_draws_the_same(tmp_path: Path, model_folder: Folder) -> None:

@@ -44,5 +44,8 @@ class VectorCanvas(Canvas):
         """The image, float32 sRGB in [0, 1], at the canvas's own size or at `size` pixels a side."""
 
     @abstractmethod
-    def svg(self, member: int = 0) -> str:
-        """One member of the population as an SVG document that any viewer shows like our own picture."""
+    def svg(self, member: int = 0, title: str | None = None) -> str:
+        """One member of the population as an SVG document that any viewer shows like our own picture.
+
+        `title` is free text, such as the prompt.
+        """

@@ -33,7 +33,7 @@ class Dots(g.VectorCanvas):
             {"name": "colours", "params": [self.colours], "lr": 0.05},
         ]
 
-    def svg(self, member: int = 0) -> str:
+    def svg(self, member: int = 0, title: str | None = None) -> str:
         dots = "".join(f'<circle cx="{x}" cy="{y}" r=".1"/>' for x, y in self.places[member].tolist())
         return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1">{dots}</svg>\n'
 
