@@ -6,6 +6,8 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from guidance.media import write_text
+
 PAD, START, END = "<|pad|>", "<|startoftext|>", "<|endoftext|>"
 
 
@@ -41,7 +43,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 def write_tokenizer(folder: Path, tokenizer: Tokenizer, context_length: int) -> None:
     """Write `tokenizer.json` and what transformers needs beside it to load the folder as a tokenizer."""
-    (folder / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
+    write_text(folder / "tokenizer.json", tokenizer.to_str())
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": context_length,
@@ -50,4 +52,4 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, context_length: int) -> 
         "eos_token": END,
         "clean_up_tokenization_spaces": False,
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_text(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")

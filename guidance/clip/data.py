@@ -36,6 +36,10 @@ def read_captioned(folder: Path, size: int) -> CaptionedPictures:
     captions = {row["filepath"]: [row["title"]] for row in rows}
     if (translations := folder / "captions_multilingual.csv").exists():
         for row in _rows(translations):
+            if row["filepath"] not in captions:
+                raise InputError(
+                    f"{translations} names {row['filepath']}, which captions.csv does not; add it there"
+                )
             captions[row["filepath"]].append(row["title"])
     pictures = [
         functional.interpolate(read_rgba(folder / row["filepath"]), size=(size, size), mode="area")
@@ -53,6 +57,9 @@ def _rows(path: Path) -> list[dict[str, str]]:
         raise InputError(f"cannot read {path} ({error.strerror}); give a folder with captions.csv") from error
     if not rows or not {"filepath", "title"} <= rows[0].keys():
         raise InputError(f"{path} must have rows with the columns filepath and title")
+    for number, row in enumerate(rows, 2):
+        if not row["filepath"] or not row["title"]:
+            raise InputError(f"line {number} of {path} lacks a filepath or a title; complete or delete it")
     return rows
 
 

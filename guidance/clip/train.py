@@ -20,6 +20,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from math import log
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -34,6 +35,7 @@ from guidance.clip.bpe import write_tokenizer
 from guidance.clip.data import CaptionedPictures, Placement, choose, place
 from guidance.clip.tokenize import words
 from guidance.clock import Clock
+from guidance.errors import InputError
 from guidance.media import replacing, write_text
 
 #: What an English caption may begin with when a person writes it.
@@ -58,17 +60,23 @@ class Trainee(nn.Module):
     drawings: Float[Tensor, "m 3 s s"]
     subjects: Int[Tensor, " m"]
     placements: Float[Tensor, "m 7"]
+    mean: Float[Tensor, "3 1 1"]
+    std: Float[Tensor, "3 1 1"]
 
-    def __init__(self, model: CLIP, image_size: int, sketches: int) -> None:
+    def __init__(self, model: CLIP, preprocess: dict[str, Any], sketches: int) -> None:
+        """`preprocess` is open_clip's: the size, mean and std of what the image tower sees."""
         super().__init__()
+        size = preprocess["size"]
         self.model = model
         self.mean_model = deepcopy(model).requires_grad_(False)
-        self.register_buffer("drawings", torch.ones(sketches, 3, image_size, image_size))
+        self.register_buffer("drawings", torch.ones(sketches, 3, size, size))
         self.register_buffer("subjects", torch.full((sketches,), -1))
         self.register_buffer("placements", torch.zeros(sketches, 7))
+        self.register_buffer("mean", torch.tensor(preprocess["mean"]).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(preprocess["std"]).view(-1, 1, 1), persistent=False)
 
     def encode_image(self, images: Float[Tensor, "n 3 s s"]) -> Float[Tensor, "n d"]:
-        images = ((images - 0.5) / 0.25).contiguous(memory_format=torch.channels_last)
+        images = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         return functional.normalize(self.model.visual(images).float(), dim=-1)
 
     def encode_text(self, tokens: Int[Tensor, "n t"]) -> Float[Tensor, "n d"]:
@@ -108,7 +116,7 @@ def train(
 
     A step sees `batch` pictures contrastively, noisy at many levels, on pages of which half are white, and
     moves and learns from `sketches` drawings of the sketchbook. `brushes` are what single strokes cover, in
-    [0, 1].
+    [0, 1]. Raises InputError when there are fewer pictures or drawings than a step needs.
     """
     model, device = trainee.model, trainee.drawings.device
     size = trainee.drawings.shape[-1]
@@ -116,6 +124,10 @@ def train(
     # Variants (": medium skin tone") would outnumber the plain things three to two.
     plain = torch.tensor([":" not in captions[0] for captions in pictures.captions])
     seen = (~pictures.held_out).float()
+    if not 1 <= batch <= seen.sum():
+        raise InputError(f"batch must be from 1 to the {seen.sum():.0f} pictures to train on, got {batch}")
+    if not 1 <= sketches <= len(trainee.drawings):
+        raise InputError(f"sketches must be from 1 to {len(trainee.drawings)}, got {sketches}")
     while clock.index < clock.steps:
         generator = clock.generator("train")
 
@@ -162,9 +174,10 @@ def train(
             model.logit_scale.clamp_(0, log(60))
             _stroke(trainee, slots, ways.detach(), brushes, generator)
             decay = min(0.999, (1 + clock.index) / (10 + clock.index))
-            torch._foreach_lerp_(
-                list(trainee.mean_model.parameters()), list(model.parameters()), weight=1 - decay
-            )
+            for mean, now in zip(trainee.mean_model.parameters(), model.parameters(), strict=True):
+                mean.lerp_(now, 1 - decay)
+            for mean, now in zip(trainee.mean_model.buffers(), model.buffers(), strict=True):
+                mean.copy_(now)
         similarities = seen_images @ texts[:batch].T
         accuracy = (similarities.argmax(1) == torch.arange(batch, device=device)).float().mean()
         clock.index += 1
@@ -220,7 +233,7 @@ def _begin(
     trainee.placements[slots] = torch.cat(
         [placement.zoom[:, None], placement.angle[:, None], placement.shift, placement.page], 1
     )
-    other = torch.randint(len(pictures.rgba), (n,), generator=generator)
+    other = torch.multinomial(weights, n, replacement=True, generator=generator)
     elsewhere = Placement.draw(n, generator, zoom=(0.6, 1.15), shift=0.12, white=0.6, device=device)
     other_pictures = place(pictures.rgba[other].to(device), elsewhere, size)
     page = placement.page[:, :, None, None].expand_as(other_pictures)
@@ -296,7 +309,7 @@ def ranks(images: Float[Tensor, "n d"], texts: Float[Tensor, "n d"]) -> Int[Tens
 
 
 def save_model(
-    folder: Path, model: CLIP, config: dict, tokenizer: Tokenizer, captions: Iterable[str]
+    folder: Path, model: CLIP, config: dict[str, Any], tokenizer: Tokenizer, captions: Iterable[str]
 ) -> None:
     """Write a model in open_clip's local-dir layout, in half precision, with the words of its captions."""
     folder.mkdir(parents=True, exist_ok=True)

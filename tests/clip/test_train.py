@@ -138,7 +138,8 @@ def brushes() -> Tensor:
 
 
 def fresh(steps: int) -> tuple[Trainee, torch.optim.Optimizer, Clock]:
-    trainee = Trainee(beginner()[0], 32, 16)
+    model, config = beginner()
+    trainee = Trainee(model, config["preprocess_cfg"], 16)
     return trainee, torch.optim.AdamW(trainee.model.parameters(), lr=3e-3), Clock(steps)
 
 
@@ -191,6 +192,41 @@ def test_a_resumed_training_is_the_same_training(folder: Path, tmp_path: Path) -
     assert all(torch.equal(a, b) for a, b in zip(state(whole).values(), state(again).values(), strict=True))
 
 
+def test_what_cannot_be_trained_on(folder: Path) -> None:
+    pictures = read_captioned(folder, 16)
+    trainee, optimizer, clock = fresh(1)
+    for wrong, message in (
+        ({"batch": 7}, "batch must be from 1 to the 6"),
+        ({"sketches": 17}, "sketches .* 16"),
+    ):
+        options = {"batch": 4, "sketches": 4, "lr": 1e-3, "brushes": brushes()} | wrong
+        with pytest.raises(InputError, match=message):
+            next(train(trainee, pictures, tokens(pictures), clock, optimizer, **options))
+
+
+def test_held_out_pictures_are_never_seen(folder: Path) -> None:
+    pictures = read_captioned(folder, 40)
+    poisoned = CaptionedPictures(pictures.rgba.clone(), pictures.captions, torch.arange(6) == 2)
+    poisoned.rgba[2] = math.nan
+    trainee, optimizer, clock = fresh(20)
+    options = {"batch": 5, "sketches": 16, "lr": 1e-3, "brushes": brushes()}
+    steps = list(train(trainee, poisoned, tokens(pictures), clock, optimizer, **options))
+    assert all(math.isfinite(step.contrastive) and math.isfinite(step.alignment) for step in steps)
+
+
+def test_the_mean_model_has_the_towers_statistics(folder: Path) -> None:
+    trainee, _, clock = fresh(3)
+    for model in (trainee.model, trainee.mean_model):
+        model.visual = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(3 * 32 * 32), nn.Linear(3 * 32 * 32, 32))
+    optimizer = torch.optim.AdamW(trainee.model.parameters())
+    pictures = read_captioned(folder, 40)
+    options = {"batch": 4, "sketches": 4, "lr": 1e-3, "brushes": brushes()}
+    list(train(trainee, pictures, tokens(pictures), clock, optimizer, **options))
+    now, mean = (dict(model.visual.named_buffers()) for model in (trainee.model, trainee.mean_model))
+    assert now["1.running_mean"].abs().max() > 0
+    assert all(torch.equal(now[name], mean[name]) for name in now)
+
+
 def test_a_saved_model_is_a_model_of_open_clip_and_of_ours(folder: Path, tmp_path: Path) -> None:
     pictures = read_captioned(folder, 40)
     model, config = beginner()
@@ -204,7 +240,7 @@ def test_a_saved_model_is_a_model_of_open_clip_and_of_ours(folder: Path, tmp_pat
     torch.testing.assert_close(ours.encode_text(["Red  Square", "a blue disc"]), expected, atol=1e-5, rtol=0)
 
     # What training computes is what the finished model says.
-    trainee = Trainee(model.half().float(), 32, 1)
+    trainee = Trainee(model.half().float(), config["preprocess_cfg"], 1)
     ids = [tokens(pictures).encode("green square, gemalt").ids]
     torch.testing.assert_close(
         trainee.encode_text(torch.tensor(ids)), ours.encode_text(["green square, gemalt"]), atol=1e-5, rtol=0

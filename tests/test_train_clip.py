@@ -1,0 +1,102 @@
+"""The training recipe as its user meets it: it goes on where it stopped; one line for everything wrong."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from guidance import cli
+from guidance.shipped import recipes
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    with (folder / "captions.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["filepath", "title", "split"])
+        for i, colour in enumerate(["red", "green", "blue", "yellow"]):
+            Image.new("RGB", (24, 24), colour).save(folder / f"{i}.png")
+            writer.writerow([f"{i}.png", colour, "val" if colour == "blue" else "train"])
+    return folder
+
+
+def train(data: Path, output: Path, *options: object) -> int:
+    small = ["--image-size", "32", "--batch", "3", "--sketches", "2", "--steps", "4"]
+    words = ["train-clip", str(data), *small, "--output", str(output), *(str(option) for option in options)]
+    return cli.main(words)
+
+
+def weights(output: Path) -> dict[str, torch.Tensor]:
+    return load_file(output / "open_clip_model.safetensors")
+
+
+def test_the_same_command_goes_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert train(data, tmp_path / "whole") == 0
+
+    # Every step is saved, and the second training is killed after its second one.
+    times = iter(range(0, 10**9, 1000))
+    monkeypatch.setattr("time.monotonic", lambda: next(times))
+    saves: list[int] = []
+
+    def die(*arguments: object) -> None:
+        save(*arguments)
+        saves.append(0)
+        if len(saves) == 2:
+            raise KeyboardInterrupt
+
+    from guidance import checkpoint
+
+    save = checkpoint.save
+    monkeypatch.setattr("guidance.checkpoint.save", die)
+    assert train(data, tmp_path / "died") == 130
+    assert train(data, tmp_path / "died") == 0
+    whole, died = weights(tmp_path / "whole"), weights(tmp_path / "died")
+    assert all(torch.equal(whole[name], died[name]) for name in whole)
+    lines = (tmp_path / "died" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [4]
+
+
+def test_another_training_does_not_take_the_folder_over(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(data, tmp_path / "out") == 0
+    before = weights(tmp_path / "out")
+    capsys.readouterr()
+    assert train(data, tmp_path / "out", "--lr", 0.5) == 2
+    assert "has lr 0.001, got 0.5; choose another output" in capsys.readouterr().err
+    after = weights(tmp_path / "out")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--image-model", "convnext_zepto"], "did you mean convnext_zepto_rms"),
+        (["--start", "nowhere"], "no trained model in nowhere"),
+        (["--seed", "x"], "--seed"),
+        (["--device", "gpu"], "unknown device 'gpu'"),
+    ],
+)
+def test_wrong_input_is_one_line(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    assert train(data, tmp_path / "out", *options) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(tmp_path / "none", tmp_path / "out") == 2
+    assert "give a folder with captions.csv" in capsys.readouterr().err
+
+
+def test_the_recipe_is_shipped() -> None:
+    assert "train_clip" in recipes()
