@@ -59,7 +59,7 @@ def read_rgba(path: Path | str) -> Float[Tensor, "1 4 h w"]:
 
 
 def _read(path: Path, convert: Callable[[Image.Image], Tensor]) -> Tensor:
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file raises for a name that is too long
         raise InputError(f"there is no picture at {path}; check the name")
     try:
         with warnings.catch_warnings():

@@ -229,7 +229,7 @@ def _plain(value: object) -> object:
 
 def _versions() -> dict[str, str]:
     ours = {"guidance": __version__, "python": platform.python_version(), "torch": str(torch.__version__)}
-    return ours | {name: version(name) for name in ("open_clip_torch", "kornia")}
+    return ours | {name: version(name) for name in ("open_clip_torch", "timm")}
 
 
 def _check_same(folder: Path, facts: dict, settings: dict[str, object]) -> None:
@@ -244,17 +244,21 @@ def _check_same(folder: Path, facts: dict, settings: dict[str, object]) -> None:
 
 def _check_writable(folder: Path) -> None:
     """Look before anything is computed; the nearest folder that exists decides."""
-    there = next(parent for parent in [folder, *folder.absolute().parents] if parent.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+    # os.path and not Path, whose methods raise for names that are too long and folders closed to us.
+    there = next(parent for parent in [folder, *folder.absolute().parents] if os.path.exists(parent))
+    if not os.path.isdir(there) or not os.access(there, os.W_OK | os.X_OK):
         raise InputError(f"cannot write to {folder}: {there} is not a writable folder; choose another output")
 
 
 def _new_folder(wanted: Path) -> Path:
     """Make the folder, or the first of `wanted-2`, `wanted-3`, ... that nobody else has made."""
-    wanted.parent.mkdir(parents=True, exist_ok=True)
-    for count in itertools.count(1):
-        folder = wanted if count == 1 else wanted.with_name(f"{wanted.name}-{count}")
-        with suppress(FileExistsError):
-            folder.mkdir()
-            break
+    try:
+        wanted.parent.mkdir(parents=True, exist_ok=True)
+        for count in itertools.count(1):
+            folder = wanted if count == 1 else wanted.with_name(f"{wanted.name}-{count}")
+            with suppress(FileExistsError):
+                folder.mkdir()
+                break
+    except OSError as error:
+        raise InputError(f"cannot make {wanted} ({error.strerror}); choose another output") from error
     return folder

@@ -89,7 +89,7 @@ def test_what_is_no_picture_is_refused_in_one_line(tmp_path: Path) -> None:
     bad["flipped.png"] = whole.read_bytes()[:60] + b"\0" * 200 + whole.read_bytes()[260:]
     for name, data in bad.items():
         (tmp_path / name).write_bytes(data)
-    for name in [*bad, "missing.png", "."]:
+    for name in [*bad, "missing.png", ".", "x" * 300]:
         with pytest.raises(InputError) as caught:
             media.read_image(tmp_path / name)
         assert "\n" not in str(caught.value)

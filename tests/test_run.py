@@ -1,6 +1,7 @@
 """A run's folder: what is in it, what it never overwrites, what it refuses."""
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -225,6 +226,29 @@ def test_a_folder_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None
     for output in [tmp_path / "file", tmp_path / "file" / "deeper"]:
         with pytest.raises(InputError, match="cannot write to"):
             Run("grey.py", {"prompt": "x", "seed": 0, "output": output, "resume": None})
+
+
+def test_a_folder_in_one_that_is_closed_to_us_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed, stat = tmp_path / "closed", os.stat
+    closed.mkdir()
+
+    def guarded(path: Path, **options: bool) -> os.stat_result:  # root may look everywhere
+        if closed in Path(path).parents:
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", guarded)
+    monkeypatch.setattr(os, "access", lambda path, mode: path != closed)
+    with pytest.raises(InputError, match="cannot write to"):
+        Run("grey.py", {"prompt": "x", "seed": 0, "output": closed / "a", "resume": None})
+
+
+@pytest.mark.parametrize(("output", "seed"), [("x" * 300, 0), (".", 10**300)])
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path, output: str, seed: int) -> None:
+    with pytest.raises(InputError, match="cannot make"):
+        draw(tmp_path / output, seed=seed)
 
 
 def test_nothing_is_written_before_the_first_step(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A model by name, from this disk or the internet, and every way in which that fails told in one line."""
 
 import json
+import os
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, get_args
@@ -47,7 +48,7 @@ def load(name: str = "tiny", *, device: str | torch.device = "cpu", precision: P
 def _read_config(folder: Folder) -> dict[str, Any]:
     """The `model_cfg` of a model folder that is complete by the look of it."""
     path = folder.path
-    if not path.is_dir():
+    if not os.path.isdir(path):  # Path.is_dir raises for a name that is too long
         raise InputError(f"there is no model folder {path}; check the path")
     file = path / "open_clip_config.json"
     try:
@@ -63,7 +64,7 @@ def _read_config(folder: Folder) -> dict[str, Any]:
         raise InputError(f"the model folder {path} has no weights; copy open_clip_model.safetensors there")
     for remote in (text.get("hf_model_name"), vision.get("timm_model_name")):
         # A text tower of transformers' is described in a repository of its own; so are some towers of timm's.
-        if remote and "/" in remote and not Path(remote).is_dir():
+        if remote and "/" in remote and not os.path.isdir(remote):
             raise InputError(
                 f"the model folder {path} needs {remote!r} from the internet; load it as hf-hub:… instead"
             )

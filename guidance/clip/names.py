@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import json
+import os
 import sys
 from dataclasses import dataclass
 from functools import cache
@@ -88,7 +89,8 @@ def resolve(name: str) -> Folder | Hub | Pretrained:
         return Hub(rest)
     if name in OPENAI:
         return Pretrained(f"{OPENAI[name]}-quickgelu", "openai")
-    if (MODELS / name / "open_clip_config.json").is_file() or name == "tiny":
+    # os.path and not Path, here and below, whose methods raise for a name that is too long.
+    if os.path.isfile(MODELS / name / "open_clip_config.json") or name == "tiny":
         return Folder(MODELS / name)
     architecture, _, tag = name.rpartition("/")
     twin = _twin(architecture)
@@ -115,7 +117,7 @@ def _fits(architecture: str, tag: str) -> bool:
         return False
     trained = _catalogue().get_pretrained_cfg(architecture, tag).get("quick_gelu", False)
     # open_clip's table forgets the activation of roberta-ViT-B-32, which exists in one form only.
-    return trained == _quick_gelu(architecture) or not _configuration(_twin(architecture)).is_file()
+    return trained == _quick_gelu(architecture) or not os.path.isfile(_configuration(_twin(architecture)))
 
 
 def _configuration(architecture: str) -> Path:

@@ -90,6 +90,8 @@ def test_open_clip_has_all_that_we_name():
         ("", "unknown model ''"),
         ("hf-hub:name", "hf-hub:ORGANISATION/NAME"),
         ("local-dir:/no/such/folder", "no model folder /no/such/folder"),
+        ("x" * 300, "unknown model"),
+        ("local-dir:" + "x" * 300, "no model folder"),
     ],
 )
 def test_a_wrong_name_is_told_with_the_right_one(name, told):
