@@ -5,15 +5,16 @@ Only the recipe that is asked for is imported, so that `guidance --help` takes n
 
 import ast
 import importlib.util
+import inspect
 import re
 import shlex
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, get_args, get_origin, get_type_hints
 
-from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
+from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError, convert
 
 from guidance import __version__
 from guidance.errors import InputError
@@ -82,7 +83,8 @@ def resume(folder: Path, /, *, recipe: Path | None = None) -> object:
     if path is None:
         hint = f"if you trust that file, add --recipe {shlex.quote(run['recipe'])}"
         raise InputError(f"the run in {folder} is of the recipe {run['recipe']}, none of ours; {hint}")
-    return _load(path)(**run["settings"], resume=folder)
+    main = _load(path)
+    return main(**_arguments(main, folder, run["settings"]), resume=folder)
 
 
 def doctor() -> int:
@@ -119,6 +121,36 @@ def _load(path: Path) -> Callable[..., object]:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.main
+
+
+def _arguments(main: Callable[..., object], folder: Path, settings: dict[str, object]) -> dict[str, object]:
+    """A run's settings as a recipe's `main` takes them: JSON knows no paths and no tuples.
+
+    Raises InputError for settings that are missing, or are none of the recipe's, or of another type.
+    """
+    from guidance.run import plain
+
+    parameters, hints = inspect.signature(main).parameters, get_type_hints(main, include_extras=True)
+    needed = {name for name, parameter in parameters.items() if parameter.default is parameter.empty}
+    if "resume" not in parameters or not needed <= settings.keys() <= parameters.keys() - {"resume"}:
+        got, own = ", ".join(settings), ", ".join(parameters)
+        raise InputError(f"the run in {folder} has the settings {got}, its recipe {own}; start a new run")
+    arguments = {}
+    for name, value in settings.items():
+        if value == plain(parameters[name].default) or name not in hints:
+            continue
+        several = any(
+            get_origin(hint) in (list, tuple, Sequence) for hint in (hints[name], *get_args(hints[name]))
+        )
+        values = value if isinstance(value, list) and several else [value]
+        try:
+            arguments[name] = convert(hints[name], [str(each) for each in values])
+        except (CycloptsError, ValueError):
+            arguments[name] = None
+        if plain(arguments[name]) != value:
+            kind = inspect.formatannotation(hints[name])
+            raise InputError(f"the run in {folder} has {name} {value!r}, not {kind}; start a new run")
+    return arguments
 
 
 def _complain(message: str, code: int) -> int:

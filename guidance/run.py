@@ -52,7 +52,8 @@ def recorded(folder: Path) -> dict:
         raise InputError(f"no run in {folder}: cannot read {path} ({error.strerror})") from error
     except ValueError as error:
         raise InputError(f"no run in {folder}: {path} is broken ({error}); start a new run") from error
-    if not isinstance(facts, dict) or not {"recipe", "settings", "status"} <= facts.keys():
+    kinds = {"recipe": str, "settings": dict, "versions": dict, "status": str}
+    if not isinstance(facts, dict) or not all(isinstance(facts.get(name), kinds[name]) for name in kinds):
         raise InputError(f"no run in {folder}: {path} was not written by a run; start a new one")
     return facts
 
@@ -73,7 +74,7 @@ class Run:
     """
 
     def __init__(self, recipe: str, arguments: Mapping[str, object]) -> None:
-        settings = {name: _plain(value) for name, value in arguments.items() if name != "resume"}
+        settings = {name: plain(value) for name, value in arguments.items() if name != "resume"}
         path = Path(recipe).resolve()
         self._name = path.stem
         self._resumes = arguments["resume"] is not None
@@ -222,9 +223,9 @@ class Run:
             signal.signal(signal.SIGINT, previous)
 
 
-def _plain(value: object) -> object:
-    """The value as JSON gives it back."""
-    return str(value) if isinstance(value, Path) else json.loads(json.dumps(value))
+def plain(value: object) -> object:
+    """The value as JSON gives it back, and paths, which it has not, as strings."""
+    return json.loads(json.dumps(value, default=str))
 
 
 def _versions() -> dict[str, str]:

@@ -1,5 +1,6 @@
 """The command line: what it shows, what it accepts, and one line for everything wrong."""
 
+import json
 import os
 import subprocess
 import sys
@@ -122,6 +123,59 @@ def test_resume_with_a_recipe_of_ones_own(tmp_path: Path, capsys: pytest.Capture
     assert f"add --recipe {recipe}" in told(capsys, "resume", folder)[1]
     assert cli.main(["resume", str(folder), "--recipe", str(recipe)]) == 0
     assert (folder / "final.png").exists()
+
+
+RESUMED = """
+from pathlib import Path
+
+def main(
+    prompt: str, *, steps: int = 3, scale: float = 1.0, near: Path = Path("a"), range: tuple[int, int] = (0, 1),
+    names: list[str] | None = None, output: Path = Path("outputs"), resume: Path | None = None,
+):
+    "Tell."
+    print(repr((prompt, steps, scale, near.name, range, names)))
+"""
+
+
+def write_run(folder: Path, settings: object) -> list[str]:
+    """The command that resumes a run of RESUMED with these settings."""
+    (folder / "mine.py").write_text(RESUMED)
+    facts = {"recipe": "mine.py", "settings": settings, "versions": {}, "status": "interrupted"}
+    (folder / "run.json").write_text(json.dumps(facts))
+    return ["resume", str(folder), "--recipe", str(folder / "mine.py")]
+
+
+def test_resumed_settings_have_their_types(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = {"prompt": "-1", "scale": 2, "near": "b/c", "range": [2, 3], "names": ["x"], "output": "d"}
+    assert cli.main(write_run(tmp_path, settings)) == 0
+    assert capsys.readouterr().out == "('-1', 3, 2.0, 'c', (2, 3), ['x'])\n"
+    assert cli.main(write_run(tmp_path, {"prompt": "x", "names": None, "range": [0, 1]})) == 0
+    assert capsys.readouterr().out == "('x', 3, 1.0, 'a', (0, 1), None)\n"
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ([], "was not written by a run"),
+        ({"steps": 3}, "has the settings steps, its recipe prompt, steps"),
+        ({"prompt": "x", "resume": "y"}, "has the settings prompt, resume"),
+        ({"prompt": "x", "bogus": 1}, "has the settings prompt, bogus"),
+        ({"prompt": ["x"]}, "has prompt ['x'], not str"),
+        ({"prompt": "x", "steps": "many"}, "has steps 'many', not int"),
+        ({"prompt": "x", "steps": 2.5}, "has steps 2.5, not int"),
+        ({"prompt": "x", "steps": None}, "has steps None, not int"),
+        ({"prompt": "x", "steps": [1, 2]}, "has steps [1, 2], not int"),
+        ({"prompt": "x", "range": [1]}, "has range [1], not tuple[int, int]"),
+        ({"prompt": "x", "names": []}, "has names []"),
+        ({"prompt": "x", "near": {"a": 1}}, "has near {'a': 1}"),
+    ],
+)
+def test_settings_that_do_not_fit_the_recipe(
+    settings: object, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, err = told(capsys, *write_run(tmp_path, settings))
+    assert code == 2
+    assert words in err
 
 
 def test_our_warnings_are_notes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -209,7 +209,9 @@ def test_resume_needs_the_same_settings(tmp_path: Path, monkeypatch: pytest.Monk
 def test_resuming_what_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no run in"):
         draw(tmp_path, resume=tmp_path)
-    for text in ["{", "[]", '{"status": "running"}']:
+    good = {"recipe": "grey", "settings": {}, "versions": {}, "status": "running"}
+    wrong = [good | change for change in ({"recipe": ["x"]}, {"settings": []}, {"status": 0})]
+    for text in ["{", "[]", '{"status": "running"}', *map(json.dumps, wrong)]:
         (tmp_path / "run.json").write_text(text)
         with pytest.raises(InputError, match="no run in"):
             draw(tmp_path, resume=tmp_path)
