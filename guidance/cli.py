@@ -115,10 +115,11 @@ def _summary(path: Path) -> str:
 
 def _load(path: Path) -> Callable[..., object]:
     _summary(path)  # says what is wrong with a file that is no recipe
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(f"guidance_recipe_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look up their annotations there
     spec.loader.exec_module(module)
     return module.main
 
@@ -139,16 +140,16 @@ def _arguments(main: Callable[..., object], folder: Path, settings: dict[str, ob
     for name, value in settings.items():
         if value == plain(parameters[name].default) or name not in hints:
             continue
-        several = any(
-            get_origin(hint) in (list, tuple, Sequence) for hint in (hints[name], *get_args(hints[name]))
-        )
+        hint = hints[name]
+        several = any(get_origin(part) in (list, tuple, Sequence) for part in (hint, *get_args(hint)))
         values = value if isinstance(value, list) and several else [value]
         try:
-            arguments[name] = convert(hints[name], [str(each) for each in values])
+            arguments[name] = convert(hint, [str(each) for each in values])
+            fits = plain(arguments[name]) == value
         except (CycloptsError, ValueError):
-            arguments[name] = None
-        if plain(arguments[name]) != value:
-            kind = inspect.formatannotation(hints[name])
+            fits = False
+        if not fits:
+            kind = inspect.formatannotation(hint)
             raise InputError(f"the run in {folder} has {name} {value!r}, not {kind}; start a new run")
     return arguments
 

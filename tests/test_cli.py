@@ -129,8 +129,9 @@ RESUMED = """
 from pathlib import Path
 
 def main(
-    prompt: str, *, steps: int = 3, scale: float = 1.0, near: Path = Path("a"), range: tuple[int, int] = (0, 1),
-    names: list[str] | None = None, output: Path = Path("outputs"), resume: Path | None = None,
+    prompt: str, *, steps: int = 3, scale: float = 1.0, near: Path = Path("a"),
+    range: tuple[int, int] = (0, 1), names: list[str] | None = None, output: Path = Path("outputs"),
+    resume: Path | None = None,
 ):
     "Tell."
     print(repr((prompt, steps, scale, near.name, range, names)))
@@ -176,6 +177,18 @@ def test_settings_that_do_not_fit_the_recipe(
     code, err = told(capsys, *write_run(tmp_path, settings))
     assert code == 2
     assert words in err
+
+
+def test_a_recipe_may_have_dataclasses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "json.py").write_text(
+        "from __future__ import annotations\n"
+        "from dataclasses import KW_ONLY, dataclass\n"
+        "@dataclass\nclass Pen:\n    _: KW_ONLY\n    width: int\n"
+        "def main(prompt: str, width: int = 2):\n    'Draw.'\n    print(Pen(width=width))\n"
+    )
+    assert cli.main([str(tmp_path / "json.py"), "x", "--width", "3"]) == 0
+    assert capsys.readouterr().out == "Pen(width=3)\n"
+    assert sys.modules["json"] is json
 
 
 def test_our_warnings_are_notes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
