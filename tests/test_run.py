@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import pytest
 import torch
 from imageio_ffmpeg import count_frames_and_secs
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from guidance import media
+from guidance import checkpoint, media
 from guidance import run as run_module
 from guidance.canvas.base import Canvas, ParamGroup
 from guidance.clock import Clock
@@ -191,6 +194,44 @@ def test_a_broken_checkpoint_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(InputError, match=r"state\.safetensors is broken .*delete it to start"):
         draw(tmp_path, resume=folder)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == files
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors, facts: (tensors, None),
+        lambda tensors, facts: (tensors, {}),
+        lambda tensors, facts: (tensors, facts | {"index": "many"}),
+        lambda tensors, facts: (tensors, facts | {"index": "5"}),
+        lambda tensors, facts: (tensors | {"more": torch.zeros(1)}, facts),
+        lambda tensors, facts: (tensors | {"optimizer.x.y": torch.zeros(1)}, facts),
+        lambda tensors, facts: (tensors | {"optimizer.0.exp_avg": torch.zeros(3)}, facts),
+        lambda tensors, facts: ({n: t for n, t in tensors.items() if "exp_avg" not in n}, facts),
+        lambda tensors, facts: ({n: t for n, t in tensors.items() if "optimizer" not in n}, facts),
+    ],
+)
+def test_a_checkpoint_that_is_none_of_ours_changes_nothing(tmp_path: Path, change: Callable) -> None:
+    path, canvas, clock = tmp_path / "state.safetensors", Greys([0.5]), Clock(4)
+    optimizer = adam(canvas)
+    list(zip(range(2), optimize(canvas, {"mean": mean}, clock, optimizer), strict=False))
+    checkpoint.save(path, canvas, optimizer, clock, 1.5)
+    with safe_open(path, "pt") as file:
+        tensors, facts = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    changed, header = change(tensors, facts)
+    save_file(changed, path, header)
+    fresh, start = Greys([0.7]), Clock(4)
+    with pytest.raises(InputError, match=r"state\.safetensors .*delete it to start"):
+        checkpoint.load(path, fresh, adam(fresh), start)
+    assert (fresh.grey.item(), start.index) == (pytest.approx(0.7), 0)
+
+
+def test_an_optimizer_may_keep_nothing(tmp_path: Path) -> None:
+    canvas, clock = Greys([0.5]), Clock(4, index=2)
+    sgd = torch.optim.SGD(canvas.parameters(), lr=0.1)
+    checkpoint.save(tmp_path / "state", canvas, sgd, clock, 1.5)
+    start = Clock(4)
+    assert checkpoint.load(tmp_path / "state", canvas, sgd, start) == 1.5
+    assert start == clock
 
 
 def test_a_checkpoint_of_another_canvas_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
