@@ -18,8 +18,8 @@ def device(name: str) -> torch.device:
         hint = suggest(name, ["auto", "cpu", "cuda", "cuda:0", "mps"]) or "; use auto, cpu or cuda"
         raise InputError(f"unknown device {name!r}{hint}") from error
     try:
-        torch.empty(1, device=found)
-    # A missing device is told differently by every backend (AssertionError without CUDA in the build, ...).
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        torch.ones(1, device=found).item()
+    # A missing device is told differently by every backend: AssertionError without CUDA in the build, ...
+    except (RuntimeError, AssertionError, ImportError) as error:
         raise InputError(f"device {name!r} is not usable here; use auto or cpu") from error
     return found
