@@ -2,7 +2,6 @@
 
 import json
 import os
-from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, get_args
 
@@ -52,23 +51,46 @@ def _read_config(folder: Folder) -> dict[str, Any]:
         raise InputError(f"there is no model folder {path}; check the path")
     file = path / "open_clip_config.json"
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))["model_cfg"]
+        content = json.loads(file.read_text(encoding="utf-8"))
+        config: dict[str, Any] = content["model_cfg"]
         text, vision = config["text_cfg"], config["vision_cfg"]
+        remotes = [text.get("hf_model_name"), vision.get("timm_model_name")]
+        _check_preprocessing(content.get("preprocess_cfg") or {})
     except FileNotFoundError as error:
         raise InputError(f"the model folder {path} has no open_clip_config.json; copy it there") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(
             f"{file} is not an open_clip configuration ({_line(error)}); copy it there again"
         ) from error
     if not any(file.suffix in (".safetensors", ".bin", ".pth") for file in path.iterdir()):
         raise InputError(f"the model folder {path} has no weights; copy open_clip_model.safetensors there")
-    for remote in (text.get("hf_model_name"), vision.get("timm_model_name")):
+    for remote in remotes:
         # A text tower of transformers' is described in a repository of its own; so are some towers of timm's.
-        if remote and "/" in remote and not os.path.isdir(remote):
+        if remote and "/" in str(remote) and not os.path.isdir(remote):
             raise InputError(
                 f"the model folder {path} needs {remote!r} from the internet; load it as hf-hub:… instead"
             )
     return config
+
+
+def _check_preprocessing(preprocess: dict[str, Any]) -> None:
+    """Raises ValueError for a `preprocess_cfg` that open_clip would take as it is, and fail or err later."""
+    for name in ("mean", "std"):
+        numbers = preprocess.get(name) or [0.5] * 3
+        if len(numbers) != 3 or not all(isinstance(number, int | float) for number in numbers):
+            raise ValueError(f"{name} is not three numbers: {numbers!r}")
+    sides = preprocess.get("size") or 1
+    for side in sides if isinstance(sides, list) else [sides]:
+        if not isinstance(side, int) or side < 1:
+            raise ValueError(f"size is not in pixels: {sides!r}")
+    if not isinstance(preprocess.get("fill_color") or 0, int | float):
+        raise ValueError(f"fill_color is not a number: {preprocess['fill_color']!r}")
+    for name, known in (
+        ("interpolation", ("bicubic", "bilinear")),
+        ("resize_mode", ("shortest", "longest", "squash")),
+    ):
+        if (preprocess.get(name) or known[0]) not in known:
+            raise ValueError(f"{name} is not one of {', '.join(known)}: {preprocess[name]!r}")
 
 
 def _download(source: Hub | Pretrained, name: str) -> dict[str, Any]:
@@ -118,7 +140,9 @@ def _build(
         OSError,
         RuntimeError,
         ValueError,
+        LookupError,
         TypeError,
+        AttributeError,
         SafetensorError,
         UnpicklingError,
         EOFError,

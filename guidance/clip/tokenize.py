@@ -5,6 +5,7 @@ import json
 import re
 import unicodedata
 import warnings
+import zlib
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -59,7 +60,12 @@ class FileTokenizer:
         except Exception as error:  # the library raises bare Exception
             raise InputError(f"the tokenizer {file} is broken ({error}); copy it there again") from error
         settings = folder / "tokenizer_config.json"
-        special = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
+        try:
+            special = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
+        except (OSError, ValueError) as error:
+            raise InputError(f"{settings} cannot be read ({error}); copy it there again") from error
+        if not isinstance(special, dict):
+            raise InputError(f"{settings} is not a tokenizer's configuration; copy it there again")
         self._pad = self._id(special.get("pad_token"), text_cfg.get("pad_id", 0))
         options = text_cfg.get("tokenizer_kwargs", {})
         self._separator = self._id(special.get("sep_token"), -1) if options.get("strip_sep_token") else -1
@@ -93,11 +99,18 @@ def words(text: str) -> list[str]:
 
 
 def read_words(folder: Path) -> frozenset[str] | None:
-    """The words a model was trained on, one a line of its folder's words.txt.gz or words.txt; or None."""
-    packed, plain = folder / "words.txt.gz", folder / "words.txt"
-    if packed.is_file():
-        return frozenset(gzip.decompress(packed.read_bytes()).decode().split("\n"))
-    return frozenset(plain.read_text(encoding="utf-8").split("\n")) if plain.is_file() else None
+    """The words a model was trained on, one a line of its folder's words.txt.gz or words.txt; or None.
+
+    Raises InputError when the file is broken.
+    """
+    for name, unpack in (("words.txt.gz", gzip.decompress), ("words.txt", bytes)):
+        file = folder / name
+        if file.is_file():
+            try:
+                return frozenset(unpack(file.read_bytes()).decode().split("\n"))
+            except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+                raise InputError(f"{file} cannot be read ({error}); copy it there again") from error
+    return None
 
 
 def overflow(tokenizer: Tokenizer, text: str) -> str:

@@ -100,6 +100,8 @@ def test_a_wrong_name_is_told_with_the_right_one(name, told):
 
 def test_a_wrong_device_or_precision_is_told(folder):
     assert "unknown device 'gpu'" in complaint(f"local-dir:{folder}", device="gpu")
+    for name in ("meta", "hpu", "privateuseone"):
+        assert f"device '{name}' is not usable here" in complaint(f"local-dir:{folder}", device=name)
     with pytest.raises(InputError, match="got 'float16'"):
         inspect.unwrap(load)(precision="float16")  # without the tests' own check of types
 
@@ -128,6 +130,60 @@ def test_missing_parts_are_told(folder):
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"model_cfg": {"text_cfg": {}}}', '{"model_cfg": 3}'])
 def test_a_broken_configuration_is_told(folder, text):
     (folder / "open_clip_config.json").write_text(text)
+    assert "open_clip_config.json is not" in complaint(f"local-dir:{folder}")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"text_cfg": []}, {"text_cfg": "x"}, {"vision_cfg": [1]}],
+)
+def test_a_configuration_of_other_types_is_told(folder, changes):
+    file = folder / "open_clip_config.json"
+    config = json.loads(file.read_text())
+    config["model_cfg"] |= changes
+    file.write_text(json.dumps(config))
+    assert "open_clip_config.json is not" in complaint(f"local-dir:{folder}")
+
+
+@pytest.mark.parametrize(
+    "preprocess",
+    [
+        [1],
+        {"mean": "x"},
+        {"mean": [0.5]},
+        {"std": ["a", "b", "c"]},
+        {"size": "x"},
+        {"size": [32, 0]},
+        {"fill_color": "white"},
+        {"interpolation": "wild"},
+        {"resize_mode": 3},
+    ],
+)
+def test_broken_preprocessing_is_told(folder, preprocess):
+    file = folder / "open_clip_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"preprocess_cfg": preprocess}))
+    assert "open_clip_config.json is not" in complaint(f"local-dir:{folder}")
+
+
+@pytest.mark.parametrize("name", ["words.txt.gz", "words.txt", "tokenizer_config.json"])
+@pytest.mark.parametrize("content", [b"[]", b"\xff", b"\x1f\x8b"])
+def test_other_broken_files_are_told(folder, name, content):
+    (folder / "words.txt.gz").unlink()
+    if (name, content) == ("words.txt", b"[]"):
+        pytest.skip("a word")
+    (folder / name).write_bytes(content)
+    assert f"{folder / name} " in complaint(f"local-dir:{folder}")
+
+
+def test_cut_words_are_told(folder):
+    words = folder / "words.txt.gz"
+    words.write_bytes(words.read_bytes()[:-12])
+    assert f"{words} cannot be read" in complaint(f"local-dir:{folder}")
+
+
+def test_an_unreadable_configuration_is_told(folder):
+    (folder / "open_clip_config.json").unlink()
+    (folder / "open_clip_config.json").mkdir()  # root may read every file
     assert "open_clip_config.json is not" in complaint(f"local-dir:{folder}")
 
 
