@@ -15,6 +15,9 @@ from torch import Tensor
 
 from guidance.errors import InputError
 
+#: Runs are refused beyond this many steps.
+MAX_STEPS = 100_000_000
+
 #: A scalar, or a function from progress in [0, 1] to one.
 Schedule = float | Callable[[float], float]
 
@@ -50,7 +53,8 @@ def cosine(start: float, end: float) -> Callable[[float], float]:
 class Clock:
     """A run's length, seed and position; `optimize` moves `index`, everybody else reads.
 
-    Member i of a population draws what a single run with `seed + i` draws.
+    Member i of a population draws what a single run with `seed + i` draws. Raises InputError unless
+    1 ≤ steps ≤ 100,000,000.
     """
 
     steps: int = 1
@@ -60,6 +64,8 @@ class Clock:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise InputError(f"steps must be at least 1, got {self.steps}")
+        if self.steps > MAX_STEPS:
+            raise InputError(f"steps must be at most {MAX_STEPS}, got {self.steps}")
 
     @property
     def progress(self) -> float:

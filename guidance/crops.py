@@ -6,7 +6,7 @@ and jitter at 224², and 0.6 times for CLIPDraw's two motions at 224²: the pric
 """
 
 from dataclasses import dataclass
-from math import log, pi
+from math import inf, log, pi
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,8 @@ from guidance.warp import warp
 
 #: Candidate boxes of a random resized crop, of which the first that fits is taken (as in torchvision).
 _TRIES = 10
+#: More views of an image than this are taken for a mistake; they would not fit into memory.
+MAX_CROPS = 1000
 #: RGB to luma and two axes of chroma (NTSC's YIQ): hue is an angle between the two, grey is neither.
 _YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
 
@@ -46,7 +48,7 @@ class Crops:
     - `noise`: Gaussian, its standard deviation uniform in [0, noise]. Without it, views are in [0, 1].
 
     What is outside of the frame or erased has the colour `fill`. `scale` and `noise` may be schedules.
-    Raises InputError for values out of range.
+    Raises InputError for values out of range; there are at most 1000 views of an image.
     """
 
     clock: Clock
@@ -73,26 +75,28 @@ class Crops:
     fill: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise InputError(f"crops must be at least 1, got {self.k}")
+        if not 1 <= self.k <= MAX_CROPS:
+            raise InputError(f"crops must be from 1 to {MAX_CROPS}, got {self.k}")
         if not 0 <= self.perspective < 1:
             raise InputError(f"perspective must be at least 0 and less than 1, got {self.perspective}")
-        if not 0 < self.ratio[0] <= self.ratio[1]:
+        if not 0 < self.ratio[0] <= self.ratio[1] < inf:
             raise InputError(f"ratio must be two positive numbers, the smaller first, got {self.ratio}")
         for name in ("whole", "affine_p", "perspective_p", "flip", "jitter_p", "grey", "erasing_p"):
             if not 0 <= (share := getattr(self, name)) <= 1:
                 raise InputError(f"{name} must be between 0 and 1, got {share}")
+        for name in ("rotation", "shear", "translation", "brightness", "contrast", "saturation", "hue"):
+            if not 0 <= (strength := getattr(self, name)) < inf:
+                raise InputError(f"{name} must be at least 0 and finite, got {strength}")
+        if len(self.fill) != 3 or not all(0 <= channel <= 1 for channel in self.fill):
+            raise InputError(f"fill must be three numbers in [0, 1], got {self.fill}")
         if not 0 <= self.erasing[0] <= self.erasing[1] <= 1:
             raise InputError(f"erasing must be two shares in [0, 1], the smaller first, got {self.erasing}")
         for progress in (0.0, 1.0):
             low, high = (at(bound, progress) for bound in self.scale)
             if not 0 < low <= high <= 1:
                 raise InputError(f"scale must be two shares in (0, 1], the smaller first, got {(low, high)}")
-
-    @classmethod
-    def clean(cls) -> "Crops":
-        """One plain view of the whole frame, for judging a picture."""
-        return cls(Clock(), whole=1.0)
+            if not 0 <= (deviation := at(self.noise, progress)) < inf:
+                raise InputError(f"noise must be at least 0 and finite, got {deviation}")
 
     @classmethod
     def clipdraw(cls, clock: Clock, k: int = 4) -> "Crops":
@@ -106,7 +110,7 @@ class Crops:
     def clipasso(cls, clock: Clock, k: int = 4) -> "Crops":
         """CLIPasso's augmented views (Vinker et al., 2022): perspective, then a crop of 0.8, on black.
 
-        The plain view that it adds is `clean`; at one step, picture and drawing are seen through the same.
+        Its plain view is one of `clean_views`; at one step, picture and drawing are seen through the same.
         """
         return cls(clock, k, perspective=0.5, scale=(0.8, 0.8), fill=(0.0, 0.0, 0.0))
 

@@ -142,10 +142,10 @@ def write_film(path: Path, frames: Sequence[Path], *, fps: int = 25, hold: float
             )
 
 
-def sheet(images: Float[Tensor, "b 3 h w"], columns: int | None = None) -> Float[Tensor, "1 3 H W"]:
-    """A contact sheet: the images in rows on white, 1/32 of a side apart; by default √b columns."""
+def sheet(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "1 3 H W"]:
+    """A contact sheet: the images in √b columns on white, 1/32 of a side apart."""
     b, _, height, width = images.shape
-    columns = columns or ceil(sqrt(b))
+    columns = ceil(sqrt(b))
     rows = ceil(b / columns)
     gap = max(1, max(height, width) // 32)
     cells = functional.pad(images.detach(), (0, gap, 0, gap), value=1.0)

@@ -74,10 +74,14 @@ def parse(text: str) -> list[Prompt]:
     the rules.
 
     Paths are kept, not read. Raises InputError for an empty line or part, a part with two weights, a weight
-    that is not finite, and weights that are all (nearly) zero.
+    that is not finite, weights that are all (nearly) zero, and text that is not Unicode.
     """
     if not text.strip():
         raise InputError(f"the prompt must not be empty, got {text!r}; say what to draw")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"the prompt is not valid UTF-8, got {text!r}; type it again") from error
     # The bar added here closes the last part, which a line's end would leave ambiguous with an empty one.
     prompts = [_parse_part(part.strip(), text) for part in _PART.findall(text + "|")]
     normalized_weights(prompts)

@@ -77,6 +77,7 @@ def test_a_recipe_of_ones_own_runs_and_its_folder_is_printed(
         ([TOY, "a", "red", "heart"], "in quotes"),
         ([TOY, "x", "--resume", "y"], "--resume"),
         ([TOY, "x", "--steps", "0"], "steps must be at least 1, got 0"),
+        ([TOY, "x", "--steps", "100000000000"], "steps must be at most 100000000, got 100000000000"),
         (["clipdrew", "x"], "clipdraw"),
         (["missing.py", "x"], "missing.py"),
         (["resume"], "FOLDER"),

@@ -295,13 +295,24 @@ def test_clean_views_show_the_whole_frame() -> None:
     picture = torch.zeros(1, 3, 40, 80)
     seen = clean_views(picture, 40, spans=(1.0, 0.5, 2.0))[0]
     assert [round(1 - view.mean().item(), 2) for view in seen] == [0.5, 1.0, 0.12]
-    assert torch.equal(Crops.clean()(picture, 40)[0, 0], seen[0])
+    assert torch.equal(Crops(Clock(), whole=1.0)(picture, 40)[0, 0], seen[0])
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
         {"k": 0},
+        {"k": 10**11},
+        {"rotation": float("nan")},
+        {"shear": -1.0},
+        {"translation": float("inf")},
+        {"brightness": -0.1},
+        {"hue": float("nan")},
+        {"noise": -1.0},
+        {"noise": linear(0.1, -0.1)},
+        {"noise": float("nan")},
+        {"fill": (9.0, 9.0, 9.0)},
+        {"fill": (0.0, float("nan"), 0.0)},
         {"perspective": 1.0},
         {"perspective": -0.1},
         {"scale": (0.0, 0.5)},
@@ -314,7 +325,9 @@ def test_clean_views_show_the_whole_frame() -> None:
     ],
 )
 def test_mistakes_are_told(wrong: dict) -> None:
-    with pytest.raises(InputError, match=next(iter(wrong)) if "k" not in wrong else "at least 1, got 0"):
+    with pytest.raises(
+        InputError, match=next(iter(wrong)) if "k" not in wrong else "crops must be from 1 to"
+    ):
         Crops(Clock(), **wrong)
 
 

@@ -137,7 +137,7 @@ def test_a_film_that_cannot_be_made_says_why(tmp_path: Path) -> None:
 
 def test_sheet_places_images_in_rows() -> None:
     images = torch.arange(5.0).div(10).view(5, 1, 1, 1).expand(5, 3, 32, 64)
-    page = media.sheet(images, columns=3)
+    page = media.sheet(images)
     assert page.shape == (1, 3, 2 + 2 * 34, 2 + 3 * 66)
     centres = [round(page[0, 0, 2 + 34 * (i // 3) + 16, 2 + 66 * (i % 3) + 32].item(), 3) for i in range(6)]
     assert centres == [0.0, 0.1, 0.2, 0.3, 0.4, 1.0]

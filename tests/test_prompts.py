@@ -62,6 +62,8 @@ def test_lines(line: str, expected: list[Prompt]) -> None:
         ("a: -inf | b", "finite"),
         ("a:1e999", "finite"),
         ("a fox:1.5:2", "two"),
+        ("caf\udce9", "UTF-8"),
+        ("@caf\udce9.png", "UTF-8"),
         ("a fox:1:0.5", "two"),
     ],
 )
@@ -69,6 +71,7 @@ def test_mistakes_are_told_in_one_line(line: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as error:
         parse(line)
     assert "\n" not in str(error.value)
+    assert str(error.value).isprintable()
 
 
 def test_a_prompt_is_exactly_one_thing() -> None:
