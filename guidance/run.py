@@ -75,6 +75,11 @@ class Run:
 
     def __init__(self, recipe: str, arguments: Mapping[str, object]) -> None:
         settings = {name: plain(value) for name, value in arguments.items() if name != "resume"}
+        for name, value in settings.items():
+            try:
+                json.dumps(value, ensure_ascii=False).encode()
+            except UnicodeEncodeError as error:
+                raise InputError(f"{name} is not valid UTF-8, got {value!r}; type it again") from error
         path = Path(recipe).resolve()
         self._name = path.stem
         self._resumes = arguments["resume"] is not None

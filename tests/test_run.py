@@ -294,6 +294,13 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path, output: str, seed:
         draw(tmp_path / output, seed=seed)
 
 
+@pytest.mark.parametrize("changes", [{"prompt": "caf\udce9"}, {"names": ["caf\udce9"]}])
+def test_text_that_is_not_unicode_is_told_before_anything_is_written(tmp_path: Path, changes: dict) -> None:
+    with pytest.raises(InputError, match="not valid UTF-8"):
+        draw(tmp_path, **changes)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_nothing_is_written_before_the_first_step(tmp_path: Path) -> None:
     Run("grey.py", {"prompt": "x", "seed": 0, "output": tmp_path / "outputs", "resume": None})
     assert list(tmp_path.iterdir()) == []
