@@ -40,8 +40,11 @@ class VectorCanvas(Canvas):
     """A canvas of shapes: it renders at any size and is an SVG."""
 
     @abstractmethod
-    def forward(self, size: int | None = None) -> Float[Tensor, "b 3 h w"]:
-        """The image, float32 sRGB in [0, 1], at the canvas's own size or at `size` pixels a side."""
+    def forward(self, size: int | None = None, member: int | None = None) -> Float[Tensor, "b 3 h w"]:
+        """The image, float32 sRGB in [0, 1], at the canvas's own size or at `size` pixels a side.
+
+        Of the whole population, or of one `member` of it.
+        """
 
     @abstractmethod
     def svg(self, member: int = 0, title: str | None = None) -> str:

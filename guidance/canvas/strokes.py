@@ -12,6 +12,9 @@ from guidance.canvas.svg import to_svg
 from guidance.clock import Clock, at, piecewise
 from guidance.errors import InputError
 
+#: Beyond these a drawing is taken for a mistake; it would not fit into memory.
+MAX_PATHS, MAX_MEMBERS = 100_000, 4096
+
 
 class Strokes(VectorCanvas):
     """A population of b drawings of `paths` open Bézier strokes each, as CLIPDraw makes them (Frans et al.
@@ -29,7 +32,7 @@ class Strokes(VectorCanvas):
     The geometry is in units of the canvas, so that the drawing can be rendered at any size. The drawing
     begins as that of the clock's step 0 wherever the clock is, so that a resumed run builds the same canvas.
 
-    Raises `InputError` for numbers out of their ranges.
+    Raises `InputError` for numbers out of their ranges; there are at most 100,000 paths and 4096 members.
     """
 
     points: nn.Parameter
@@ -54,12 +57,12 @@ class Strokes(VectorCanvas):
         background: tuple[float, float, float] = (1.0, 1.0, 1.0),
     ) -> None:
         super().__init__()
-        if paths < 1:
-            raise InputError(f"paths must be at least 1, got {paths}")
+        if not 1 <= paths <= MAX_PATHS:
+            raise InputError(f"paths must be from 1 to {MAX_PATHS}, got {paths}")
         if not 1 <= size <= MAX_SIZE:
             raise InputError(f"size must be from 1 to {MAX_SIZE} pixels, got {size}")
-        if b < 1:
-            raise InputError(f"a population needs at least 1 member, got {b}")
+        if not 1 <= b <= MAX_MEMBERS:
+            raise InputError(f"a population has from 1 to {MAX_MEMBERS} members, got {b}")
         _check_range("segments", segments, 1, 1000)
         _check_range("width", width, 0, MAX_SIZE)
         _check_range("width_limits", width_limits, 0, MAX_SIZE)
@@ -93,9 +96,13 @@ class Strokes(VectorCanvas):
         self.register_buffer("background", torch.tensor(background))
         self.project_()
 
-    def forward(self, size: int | None = None) -> Float[Tensor, "b 3 h w"]:
-        """The drawings at the canvas's own size or at `size` pixels a side, float32 sRGB in [0, 1]."""
-        return rasterize(self.scene(), self.size if size is None else size)
+    def forward(self, size: int | None = None, member: int | None = None) -> Float[Tensor, "b 3 h w"]:
+        """The drawings, or that of one `member`, at the canvas's own size or at `size` pixels a side.
+
+        Float32 sRGB in [0, 1].
+        """
+        scene = self.scene() if member is None else self.scene().member(member)
+        return rasterize(scene, self.size if size is None else size)
 
     def scene(self) -> Scene:
         """The drawings as a value that `rasterize` takes, connected to the parameters."""

@@ -3,7 +3,6 @@
 from html import escape
 
 from guidance.canvas.raster import Scene
-from guidance.errors import InputError
 
 
 def to_svg(scene: Scene, size: int, *, member: int = 0, title: str | None = None) -> str:
@@ -13,14 +12,10 @@ def to_svg(scene: Scene, size: int, *, member: int = 0, title: str | None = None
 
     Raises `InputError` for a member that there is not.
     """
-    b = len(scene.segments)
-    if not 0 <= member < b:
-        raise InputError(f"member must be from 0 to {b - 1} in a population of {b}, got {member}")
-    counts = scene.segments[:member].sum(), scene.segments[: member + 1].sum()
-    begin, end = (int(3 * count + i * scene.segments.shape[1]) for i, count in enumerate(counts, member))
-    points = (scene.points.detach()[begin:end].double() * size).cpu().tolist()
+    scene = scene.member(member)
+    points = (scene.points.detach().double() * size).cpu().tolist()
     columns = (scene.segments, scene.widths.double() * size, scene.colours, scene.opacity)
-    rows = zip(*(column[member].detach().cpu().tolist() for column in columns), strict=True)
+    rows = zip(*(column[0].detach().cpu().tolist() for column in columns), strict=True)
 
     ground = _rgb(scene.background.detach().cpu().tolist())
     lines = [

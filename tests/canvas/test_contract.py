@@ -7,6 +7,7 @@ import torch
 
 from guidance.canvas import Canvas, Strokes, VectorCanvas
 from guidance.clock import Clock, at
+from guidance.errors import InputError
 
 #: (a canvas for a population of b with a seed, the mean absolute error it can fit a picture to)
 CANVASES: dict[str, tuple[Callable[[int, int], Canvas], float]] = {
@@ -116,3 +117,16 @@ def test_a_vector_canvas_renders_at_any_size(make: Callable[[int, int], Canvas],
     torch.testing.assert_close(torch.nn.functional.avg_pool2d(large, 2), image, atol=0.25, rtol=0)
     assert (torch.nn.functional.avg_pool2d(large, 2) - image).abs().mean() < 0.01
     assert canvas.svg().startswith("<svg")
+
+
+def test_a_vector_canvas_renders_one_member(make: Callable[[int, int], Canvas], error: float) -> None:
+    canvas = make(3, 0)
+    if not isinstance(canvas, VectorCanvas):
+        pytest.skip("made of pixels")
+    size = canvas().shape[-1]
+    for member in range(3):
+        alone = canvas(size, member)
+        assert alone.shape[0] == 1
+        assert torch.equal(alone[0], canvas()[member])
+    with pytest.raises(InputError, match="member must be from 0 to 2"):
+        canvas(size, 3)

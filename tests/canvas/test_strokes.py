@@ -134,6 +134,8 @@ def test_to_svg_draws_what_rasterize_draws() -> None:
         {"size": 0},
         {"size": 9000},
         {"b": 0},
+        {"paths": 10**11},
+        {"b": 10**11},
         {"segments": (0, 3)},
         {"segments": (3, 1)},
         {"width": (-1.0, 2.0)},

@@ -20,12 +20,13 @@ class Dots(g.VectorCanvas):
         self.places = nn.Parameter(clock.uniform("places", b, (5, 2)))
         self.colours = nn.Parameter(clock.uniform("colours", b, (5, 3)))
 
-    def forward(self, size: int | None = None) -> Tensor:
+    def forward(self, size: int | None = None, member: int | None = None) -> Tensor:
+        among = slice(None) if member is None else slice(member, member + 1)
         side = 33 if size is None else size
         axis = (torch.arange(side) + 0.5) / side
-        x, y = (self.places[..., i, None, None] for i in (0, 1))
+        x, y = (self.places[among, :, i, None, None] for i in (0, 1))
         shades = torch.exp(-((axis - x).square() + (axis[:, None] - y).square()) / 0.02)
-        return torch.einsum("bnhw,bnc->bchw", shades, self.colours).clamp(0, 1)
+        return torch.einsum("bnhw,bnc->bchw", shades, self.colours[among]).clamp(0, 1)
 
     def param_groups(self) -> list:
         return [

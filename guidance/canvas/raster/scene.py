@@ -67,6 +67,25 @@ class Scene:
                 f"points and widths must be below {_FARTHEST:g} canvases; scale the drawing down"
             )
 
+    def member(self, i: int) -> "Scene":
+        """One member of the population, a population of its own.
+
+        Raises `InputError` for a member that there is not.
+        """
+        b = len(self.segments)
+        if not 0 <= i < b:
+            raise InputError(f"member must be from 0 to {b - 1} in a population of {b}, got {i}")
+        points = self.points.split((3 * self.segments + 1).sum(1).tolist())[i]
+        one = slice(i, i + 1)
+        return Scene(
+            points,
+            self.segments[one],
+            self.widths[one],
+            self.colours[one],
+            self.opacity[one],
+            self.background,
+        )
+
     @cached_property
     def corners(self) -> Int[Tensor, "c 4"]:
         """For every cubic, the rows of `points` that are its four control points."""
