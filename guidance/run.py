@@ -18,7 +18,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from importlib.metadata import version
@@ -109,14 +109,20 @@ class Run:
         """Pass the steps on while showing and recording them; a resumed run goes on where its checkpoint is.
 
         Ctrl-C ends the loop after the step it is in, so that `finish` can follow; a second one quits at once.
+        A FloatingPointError of the steps is passed on, after the last good state is saved.
         """
         if not self._resumes:
             self.folder = _new_folder(self.folder)
         self._restore(canvas, optimizer, clock)
         self._describe("running")
         began, saved = time.monotonic() - self._seconds, time.monotonic()
+
+        def save() -> None:
+            checkpoint.save(self._checkpoint, canvas, optimizer, clock, self._seconds)
+
         with (
             self._interruptible(),
+            self._failing(save),
             (self.folder / "metrics.jsonl").open("a", encoding="utf-8", buffering=1) as metrics,
         ):
             for step in progress(steps, clock):
@@ -129,9 +135,9 @@ class Run:
                 if self._interrupted:
                     break
                 if time.monotonic() - saved >= CHECKPOINT_SECONDS:
-                    checkpoint.save(self._checkpoint, canvas, optimizer, clock, self._seconds)
+                    save()
                     saved = time.monotonic()
-        checkpoint.save(self._checkpoint, canvas, optimizer, clock, self._seconds)
+        save()
 
     @torch.no_grad()
     def finish(self, canvas: Canvas, scores: Float[Tensor, "b"] | None = None, *, size: int = 1024) -> Path:
@@ -147,7 +153,7 @@ class Run:
             media.write_text(
                 self.folder / "final.svg", canvas.svg(best, str(self._facts["settings"]["prompt"]))
             )
-            final = canvas(size)[best : best + 1]
+            final = canvas(size, best)
         media.write_png(self.folder / "final.png", final, self._png_text())
         if len(images) > 1:
             media.write_png(self.folder / "sheet.png", media.sheet(images), self._png_text())
@@ -158,9 +164,7 @@ class Run:
             self._facts |= {"scores": scores.tolist(), "best": best}
         self._describe("interrupted" if self._interrupted else "finished")
         if self._interrupted:
-            own = [] if self._facts["recipe"] == self._name else ["--recipe", self._facts["recipe"]]
-            command = shlex.join(["guidance", "resume", str(self.folder), *own])
-            print(f"stopped early; to go on: {command}", file=sys.stderr)
+            self._tell_how_to_go_on()
             raise KeyboardInterrupt
         shutil.rmtree(self._frames)
         return self.folder
@@ -207,6 +211,22 @@ class Run:
             "Software": f"clip-guidance {__version__}",
             "guidance": json.dumps(facts, ensure_ascii=False),
         }
+
+    def _tell_how_to_go_on(self) -> None:
+        own = [] if self._facts["recipe"] == self._name else ["--recipe", self._facts["recipe"]]
+        command = shlex.join(["guidance", "resume", str(self.folder), *own])
+        print(f"stopped early; to go on: {command}", file=sys.stderr)
+
+    @contextmanager
+    def _failing(self, save: Callable[[], None]) -> Iterator[None]:
+        """Save the state when a step fails that has not changed it (see `optimize`)."""
+        try:
+            yield
+        except FloatingPointError:
+            save()
+            self._describe("failed")
+            self._tell_how_to_go_on()
+            raise
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:

@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
 
 from guidance import __version__, cli, doctor
 
@@ -116,9 +117,13 @@ def test_resume_with_a_recipe_of_ones_own(tmp_path: Path, capsys: pytest.Capture
     recipe.write_text(TOY.read_text())
     arguments = [str(recipe), "x", "--steps", "5", "--stop-at", "3", "--output", str(tmp_path)]
     assert cli.main(arguments) == 1
-    err = capsys.readouterr().err.splitlines()[-1]
+    hint, err = capsys.readouterr().err.splitlines()[-2:]
     assert err.startswith("guidance: loss 'near' is not finite at step 3 of 5")
     folder = tmp_path / "mine" / "x-0"
+    assert hint == f"stopped early; to go on: guidance resume {folder} --recipe {recipe}"
+    assert json.loads((folder / "run.json").read_text())["status"] == "failed"
+    with safe_open(folder / "checkpoint" / "state.safetensors", "pt") as state:
+        assert state.metadata()["index"] == "3"
     recipe.write_text(TOY.read_text().replace('float("nan")', "1.0"))
     # A folder cannot choose what is run: only a recipe of ours, or one that the user names.
     assert f"add --recipe {recipe}" in told(capsys, "resume", folder)[1]
