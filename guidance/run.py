@@ -4,7 +4,7 @@ outputs/<recipe>/<prompt>-<seed>/
     final.png  final.svg  timelapse.mp4     the best of the population
     sheet.png                               all of it, if it is more than one
     run.json  metrics.jsonl                 settings, versions, status, scores; the losses of every step
-    checkpoint/                             the state to go on from, and the frames of the film so far
+    checkpoint/                             the state to go on from, the frames of the film so far, a lock
 """
 
 import itertools
@@ -15,11 +15,12 @@ import re
 import shlex
 import shutil
 import signal
+import sqlite3
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -113,6 +114,13 @@ class Run:
         """
         if not self._resumes:
             self.folder = _new_folder(self.folder)
+        self._frames.mkdir(parents=True, exist_ok=True)
+        with _alone(self.folder):
+            yield from self._record(steps, canvas, optimizer, clock)
+
+    def _record(
+        self, steps: Iterator[Step], canvas: Canvas, optimizer: torch.optim.Optimizer, clock: Clock
+    ) -> Iterator[Step]:
         self._restore(canvas, optimizer, clock)
         self._describe("running")
         began, saved = time.monotonic() - self._seconds, time.monotonic()
@@ -181,7 +189,6 @@ class Run:
         """Load the checkpoint, if there is one, and drop what was recorded after it."""
         if self._checkpoint.exists():
             self._seconds = checkpoint.load(self._checkpoint, canvas, optimizer, clock)
-        self._frames.mkdir(parents=True, exist_ok=True)
         for half_written in self.folder.rglob(".*.tmp"):
             half_written.unlink()
         for frame in self._frames.glob("*/*.jpg"):
@@ -274,6 +281,23 @@ def _check_writable(folder: Path) -> None:
     there = next(parent for parent in [folder, *folder.absolute().parents] if os.path.exists(parent))
     if not os.path.isdir(there) or not os.access(there, os.W_OK | os.X_OK):
         raise InputError(f"cannot write to {folder}: {there} is not a writable folder; choose another output")
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a run's folder; the lock is SQLite's, which the system frees after a kill.
+
+    Raises InputError when another process has it.
+    """
+    path = folder / "checkpoint" / "lock"
+    with closing(sqlite3.connect(path, timeout=0, check_same_thread=False)) as lock:
+        try:
+            lock.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+                raise InputError(f"another process works on the run in {folder}; wait for its end") from error
+            # Some network file systems have no locks.
+        yield
 
 
 def _new_folder(wanted: Path) -> Path:

@@ -86,6 +86,22 @@ def test_after_kill(whole: Path, tmp_path: Path) -> None:
     same(folder, whole)
 
 
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    folder = tmp_path / "toy" / "two-dots-0"
+    first = start(TOY, "two dots", "--pause", 1.0, "--output", tmp_path)
+    deadline = time.monotonic() + 60
+    while not (folder / "checkpoint" / "state.safetensors").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    second = start("resume", folder, "--recipe", TOY)
+    _, err = second.communicate(timeout=60)
+    assert first.poll() is None
+    first.kill()
+    first.communicate()
+    assert second.returncode == 2
+    assert err == f"guidance: another process works on the run in {folder}; wait for its end\n"
+
+
 def test_after_ctrl_c(whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "toy" / "two-dots-0"
     code, err = stop(begin(tmp_path), folder, signal.SIGINT)

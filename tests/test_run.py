@@ -78,6 +78,7 @@ def test_the_folder_holds_everything(tmp_path: Path) -> None:
         "timelapse.mp4",
         "run.json",
         "metrics.jsonl",
+        "checkpoint/lock",
         "checkpoint/state.safetensors",
     }
     facts = json.loads((folder / "run.json").read_text())
