@@ -41,7 +41,7 @@ def examine() -> int:
 
 
 def _versions() -> str:
-    packages = ("torch", "open_clip_torch", "kornia", "pillow", "imageio-ffmpeg")
+    packages = ("torch", "open_clip_torch", "timm", "pillow", "imageio-ffmpeg")
     return ", ".join([f"guidance {__version__}", *(f"{name} {version(name)}" for name in packages)])
 
 

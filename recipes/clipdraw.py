@@ -9,7 +9,7 @@ import guidance as g
 def main(
     prompt: str,
     *,
-    steps: int = 250,
+    steps: int = 180,
     paths: int = 256,
     preset: Literal["dabs", "clipdraw"] = "dabs",
     size: int = 224,
