@@ -1,4 +1,7 @@
-"""A frozen vision transformer on the CPU, about three times as quick and the same to rounding.
+"""A frozen vision transformer on the CPU, quicker and the same to rounding.
+
+ViT-B/32, 4 crops, forward and backward, two cores of an EPYC (benchmarks/encoder.py): 1.65 times as quick as
+open_clip's call in float32, at 200 of the 229 GFLOP/s that these cores can multiply; 12 times in bfloat16.
 
 PyTorch hands a weight matrix to oneDNN in rows, and oneDNN rearranges it in every call. Weights that never
 change are rearranged once here, as they are and transposed: the gradient with respect to a layer's input is
