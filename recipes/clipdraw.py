@@ -1,4 +1,4 @@
-"""CLIPDraw (Frans et al. 2021): pen strokes that CLIP finds to match the prompt."""
+"""CLIPDraw (Frans et al. 2021): brush strokes that CLIP finds to match the prompt."""
 
 from pathlib import Path
 from typing import Literal
@@ -22,7 +22,7 @@ def main(
     output: Path = Path("outputs"),
     resume: Path | None = None,
 ) -> Path:
-    """Draw a prompt with pen strokes; gives an SVG, a picture and a film.
+    """Draw a prompt with brush strokes; gives an SVG, a picture and a film.
 
     Args:
         prompt: What to draw; several prompts with weights: "a fox:1.5 | blurry:-0.3 | @cat.png:0.5".

@@ -37,7 +37,7 @@ def help_without_torch(*tokens: str) -> str:
 def test_help_lists_recipes_without_importing_torch() -> None:
     out = help_without_torch("--help")
     assert "clipdraw" in out
-    assert "Draw a prompt with pen strokes" in out
+    assert "Draw a prompt with brush strokes" in out
     assert "doctor" in out
 
 
