@@ -60,9 +60,8 @@ class Clip:
         overshoot is not clipped to [0, 1] as 8-bit files clip it: on a white ground that would stop the
         gradient of pixels by their rounding error.
         """
-        pixels = (self._resize(images) - self._mean) / self._std
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
-            features = self._model.encode_image(pixels)
+        with self._casting():
+            features = self._model.encode_image(self._pixels(images))
         return F.normalize(features.float(), dim=-1)
 
     def encode_text(self, texts: list[str]) -> Float[Tensor, "n d"]:
@@ -74,13 +73,31 @@ class Clip:
         new = [text for text in dict.fromkeys(texts) if text not in self._texts]
         for text in new:
             warn(text, self._tokenizer, self._vocabulary, self.name, stacklevel=2)
-        for batch in (new[i : i + 128] for i in range(0, len(new), 128)):
-            tokens = self._tokenizer(batch).to(self.device)
-            with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-                features = F.normalize(self._model.encode_text(tokens).float(), dim=-1)
-            self._texts.update(zip(batch, features.unbind(), strict=True))
+        self._texts.update(zip(new, self.encode_many(new), strict=True))
         rows = [self._texts[text] for text in texts]
         return torch.stack(rows) if rows else torch.empty(0, self.embed_dim, device=self.device)
+
+    def encode_many(self, texts: list[str]) -> Float[Tensor, "n d"]:
+        """As `encode_text`, for thousands of texts that are seen once: none is kept, none is warned about."""
+        batches = [torch.empty(0, self.embed_dim, device=self.device)]
+        for i in range(0, len(texts), 128):
+            tokens = self._tokenizer(texts[i : i + 128]).to(self.device)
+            with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+                batches.append(F.normalize(self._model.encode_text(tokens).float(), dim=-1))
+        return torch.cat(batches)
+
+    @property
+    def logit_scale(self) -> float:
+        """What a cosine is multiplied by to be a logit: one over the temperature that the model learned."""
+        return float(self._model.logit_scale.exp())
+
+    def _casting(self) -> torch.autocast:
+        """The context in which the image tower computes in the chosen precision."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast)
+
+    def _pixels(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 size size"]:
+        """What the image tower is given for images in [0, 1] of any size."""
+        return (self._resize(images) - self._mean) / self._std
 
     def _resize(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 size size"]:
         size = self.image_size
