@@ -56,6 +56,10 @@ class PackedLinear(nn.Module):
     def forward(self, x: Float[Tensor, "*n in"]) -> Float[Tensor, "*n out"]:
         return _Product.apply(x.to(self.dtype), self.weight, self.transposed, self.bias)
 
+    def plain(self) -> Float[Tensor, "out in"]:
+        """The weight as it was before it was packed, in `dtype`."""
+        return self.weight.to_dense()
+
 
 class PackedPatches(nn.Module):
     """The convolution that cuts an image into patches, as a linear layer over patches; float32 out.
@@ -112,6 +116,31 @@ class PackedBlock(nn.Module):
         # Written out: scaled_dot_product_attention's backward takes longer on the CPU for this few tokens.
         mixed = F.softmax(q @ k.transpose(-1, -2), dim=-1) @ v
         return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+def plain_weights(block: PackedBlock) -> dict[str, Tensor]:
+    """The weights of a block without LayerScale that does the same as a packed one, by open_clip's names.
+
+    They are float32, equal to what was packed but for the rounding of the factors multiplied in.
+    """
+    width = block.ln_1.weight.numel()
+    scale = torch.ones(3, width)
+    scale[0] = (width // block.heads) ** 0.5
+    scale = scale.flatten()
+    one = torch.ones(1)
+    quick = 1.702 * one if isinstance(block.activation, nn.SiLU) else one
+    norms = nn.ModuleDict({"ln_1": block.ln_1, "ln_2": block.ln_2})
+    found: dict[str, Tensor] = norms.state_dict()
+    for name, layer, weight, bias in (
+        ("attn.in_proj_", block.qkv, scale[:, None], scale),
+        ("attn.out_proj.", block.out, one, one),
+        ("mlp.c_fc.", block.up, 1 / quick, 1 / quick),
+        ("mlp.c_proj.", block.down, quick, one),
+    ):
+        assert layer.bias is not None
+        found[f"{name}weight"] = weight * layer.plain().float()
+        found[f"{name}bias"] = bias * layer.bias.float()
+    return found
 
 
 def _gain(scale: nn.Module) -> Float[Tensor, "#width 1"]:

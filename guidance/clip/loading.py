@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, get_args
 
@@ -19,8 +20,9 @@ def load(name: str = "tiny", *, device: str | torch.device = "cpu", precision: P
     """A frozen CLIP model by name.
 
     `name`: "tiny", the embedded one; "ViT-B-32/laion2b_s34b_b79k", an architecture and weights of open_clip;
-    "ViT-B/32" and OpenAI's other names; "hf-hub:org/name"; "local-dir:path", a folder in open_clip's layout.
-    "tiny" and folders never touch the network. Preprocessing and activation are the checkpoint's.
+    "ViT-B/32" and OpenAI's other names; "hf-hub:org/name"; "local-dir:path", a folder in open_clip's layout,
+    or in transformers' that holds a CLIPModel. "tiny" and folders never touch the network. Preprocessing and
+    activation are the checkpoint's.
     `device`: "auto" is the first CUDA GPU, or the CPU. `precision`: of the image tower's products; embeddings
     are float32 in both.
 
@@ -31,6 +33,10 @@ def load(name: str = "tiny", *, device: str | torch.device = "cpu", precision: P
         raise InputError(f"precision must be float32 or bfloat16, got {precision!r}")
     where = find_device(str(device))
     source = resolve(name)
+    if isinstance(source, Folder) and _is_of_transformers(source.path):
+        from guidance.clip.interop import from_transformers
+
+        return from_transformers(source.path, device=where, precision=precision)
     config = _read_config(source) if isinstance(source, Folder) else _download(source, name)
     model, tokenizer = _build(source, config, name)
     return Clip(
@@ -42,6 +48,10 @@ def load(name: str = "tiny", *, device: str | torch.device = "cpu", precision: P
         precision=precision,
         vocabulary=read_words(source.path) if isinstance(source, Folder) else None,
     )
+
+
+def _is_of_transformers(folder: Path) -> bool:
+    return not os.path.isfile(folder / "open_clip_config.json") and os.path.isfile(folder / "config.json")
 
 
 def _read_config(folder: Folder) -> dict[str, Any]:
