@@ -37,7 +37,7 @@ def ours(scene: Scene, size: int, gradient: torch.Tensor) -> None:
 def diffvg(scene: Scene, size: int, gradient: torch.Tensor) -> None:
     import pydiffvg
 
-    counts = scene.segments[0]
+    counts = scene.segments
     shapes = [
         pydiffvg.Path(
             num_control_points=torch.full((int(count),), 2, dtype=torch.int32),

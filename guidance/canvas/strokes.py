@@ -107,7 +107,7 @@ class Strokes(VectorCanvas):
     def scene(self) -> Scene:
         """The drawings as a value that `rasterize` takes, connected to the parameters."""
         colours, opacity = self.colours[:, :, :3], self.colours[:, :, 3]
-        return Scene(self.points, self.segments, self.widths, colours, opacity, self.background)
+        return Scene(self.points, self.segments.flatten(), self.widths, colours, opacity, self.background)
 
     def param_groups(self) -> list[ParamGroup]:
         """The three groups with CLIPDraw's learning rates, in units of the canvas and of colour."""

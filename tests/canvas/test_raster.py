@@ -24,7 +24,7 @@ def scene(paths: list[list[tuple[float, float]]], radius: float | list[float], s
     generator = torch.Generator().manual_seed(seed)
     return Scene(
         points=torch.tensor([point for path in paths for point in path], dtype=torch.float32) / SIZE,
-        segments=torch.tensor([[(len(path) - 1) // 3 for path in paths]]),
+        segments=torch.tensor([(len(path) - 1) // 3 for path in paths]),
         widths=torch.tensor([radius if isinstance(radius, list) else [radius] * n]) * 2 / SIZE,
         colours=torch.rand(1, n, 3, generator=generator),
         opacity=0.4 + 0.6 * torch.rand(1, n, generator=generator),
@@ -56,7 +56,7 @@ def many(make: object, n: int, seed: int, *arguments: float) -> list[list[tuple[
 
 def arrays(drawing: Scene) -> tuple[list[Array], Array, Array, Array, Array]:
     """The one member of a scene in double precision: control points of every path, and the rest."""
-    counts = (3 * drawing.segments[0] + 1).tolist()
+    counts = drawing.sizes.tolist()
     points = [part.double().numpy() for part in drawing.points.detach().split(counts)]
     rest = (drawing.widths[0], drawing.colours[0], drawing.opacity[0], drawing.background)
     return points, *(tensor.detach().double().numpy() for tensor in rest)  # type: ignore[return-value]
@@ -271,7 +271,7 @@ def test_never_a_nan(data: st.DataObject) -> None:
     widths = data.draw(st.lists(st.sampled_from([0.0, 1e-30, 1e-3, 0.05, 1.0, 1e4]), min_size=n, max_size=n))
     drawing = Scene(
         torch.tensor(coordinates).view(-1, 2).requires_grad_(),
-        torch.ones(1, n, dtype=torch.long),
+        torch.ones(n, dtype=torch.long),
         torch.tensor([widths]).requires_grad_(),
         torch.full((1, n, 3), 0.3).requires_grad_(),
         torch.full((1, n), 0.7).requires_grad_(),

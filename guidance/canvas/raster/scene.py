@@ -1,13 +1,12 @@
-"""What is drawn: a population of scenes of stroked paths, as a value that any backend can take over."""
+"""What is drawn: a population of scenes of filled and stroked paths, as a value that any backend can take."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from guidance.canvas.raster.ragged import expand
 from guidance.errors import InputError
 
 #: Control points further out than this many canvases are a mistake, and their squares would overflow.
@@ -15,93 +14,215 @@ _FARTHEST = 1e4
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
-    """A population of b scenes of n open paths each, stroked with round caps and joins, in painting order.
+class Gradients:
+    """The gradients that paint g of a population's paths, instead of a colour.
 
-    A path of s cubic Bézier segments has 3s + 1 control points, of which neighbouring segments share one.
-    `points` holds those of all paths one after another: member by member, path by path. The geometry is in
-    units of the canvas: (0, 0) is its upper left corner, (1, 1) its lower right; paths may leave it.
-    `segments` counts the cubics of every path, at least 1. `widths` are those of the whole stroke, as in SVG
-    (not its radius), at least 0. `colours`, `opacity` and `background` are sRGB in [0, 1]. All tensors are on
-    one device.
+    `paths` are the numbers of those paths, i·n + j for path j of member i, ascending. `transforms` take a
+    point of the canvas, as the column (x, y, 1), to (u, v): a linear gradient runs with u, a radial one with
+    the distance √(u² + v²), both from 0 to 1 and constant beyond. `offsets`, ascending, are where in [0, 1]
+    the s stops lie, `colours` their sRGB and opacity in [0, 1]; a gradient with fewer stops repeats its last.
+    Between stops colour and opacity are interpolated on their own, as SVG has it.
+    """
+
+    paths: Int[Tensor, "g"]
+    radial: Bool[Tensor, "g"]
+    transforms: Float[Tensor, "g 2 3"]
+    offsets: Float[Tensor, "g s"]
+    colours: Float[Tensor, "g s 4"]
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A population of b scenes of n paths each, in painting order.
+
+    Geometry is in units of the canvas's width: (0, 0) is the upper left corner, (1, h/w) the lower right one;
+    paths may leave the canvas. A path is stroked, with round caps and joins, or filled; what is both is two
+    paths with the same points. It is made of one contour or more, a contour of cubic Bézier segments, of
+    which neighbours share a control point: s of them have 3s + 1 points, or 3s if the contour is closed, its
+    last segment ending in its first point. (`cubics` makes cubics of lines and quadratics.) Filling closes
+    open contours by a line, as in SVG.
+
+    `points` holds the control points of all contours one after another: member by member, path by path.
+    `segments` are the numbers of cubics of the contours, at least 1. `widths` are those of the whole stroke,
+    as in SVG (not its radius), at least 0: one a path, or one for each control point, between which the width
+    runs as the curve does; filled paths ignore theirs. `colours`, `opacity` and `background` are sRGB and
+    alpha in [0, 1]; without a background the picture is transparent. By default every path has one contour,
+    contours are open, paths are stroked, and fills obey the nonzero rule. All tensors are on one device.
 
     Raises `InputError` for a wrong shape, a number that is not finite or a negative width.
     """
 
     points: Float[Tensor, "p 2"]
-    segments: Int[Tensor, "b n"]
-    widths: Float[Tensor, "b n"]
+    segments: Int[Tensor, "c"]
+    widths: Float[Tensor, "b n"] | Float[Tensor, "p"]
     colours: Float[Tensor, "b n 3"]
     opacity: Float[Tensor, "b n"]
-    background: Float[Tensor, "3"]
+    background: Float[Tensor, "3"] | None
+    contours: Int[Tensor, "b n"] | None = None  # how many each path has
+    closed: Bool[Tensor, "c"] | None = None
+    filled: Bool[Tensor, "b n"] | None = None
+    even_odd: Bool[Tensor, "b n"] | None = None
+    gradients: Gradients | None = None
 
     def __post_init__(self) -> None:
-        if self.segments.ndim != 2 or self.segments.numel() == 0:
+        if self.opacity.ndim != 2 or self.opacity.numel() == 0:
             raise InputError(
-                f"segments must be [b, n] with at least one path, got {list(self.segments.shape)}"
+                f"opacity must be [b, n] with at least one path, got {list(self.opacity.shape)}"
             )
-        if self.segments.is_floating_point() or self.segments.min() < 1:
-            raise InputError("segments must be whole numbers of at least 1: a path has at least one cubic")
-        shape = list(self.segments.shape)
-        expected = {
-            "points": [int((3 * self.segments + 1).sum()), 2],
-            "widths": shape,
-            "colours": [*shape, 3],
-            "opacity": shape,
-            "background": [3],
-        }
-        for name, want in expected.items():
-            tensor: Tensor = getattr(self, name)
-            if list(tensor.shape) != want:
-                raise InputError(
-                    f"{name} must have the shape {want} for these segments, got {list(tensor.shape)}"
-                )
-            if tensor.dtype != torch.float32:
-                raise InputError(f"{name} must be float32, got {tensor.dtype}")
-            if not tensor.isfinite().all():
-                raise InputError(f"{name} must be finite, got nan or infinity")
+        shape = list(self.opacity.shape)
+        contours = [self.opacity.numel()]
+        if self.contours is not None:
+            _check_counts("contours", self.contours, shape)
+            contours = [int(self.contours.sum())]
+        _check_counts("segments", self.segments, contours)
+        _check_flags("closed", self.closed, contours)
+        _check_flags("filled", self.filled, shape)
+        _check_flags("even_odd", self.even_odd, shape)
+        rows = int(self.sizes.sum())
+        along = self.widths.ndim == 1
+        _check_numbers("points", self.points, [rows, 2])
+        _check_numbers("widths", self.widths, [rows] if along else shape)
+        _check_numbers("colours", self.colours, [*shape, 3])
+        _check_numbers("opacity", self.opacity, shape)
+        if self.background is not None:
+            _check_numbers("background", self.background, [3])
         if self.widths.min() < 0:
             raise InputError(f"widths must be at least 0, got {self.widths.min().item():g}")
         if max(self.points.abs().max(), self.widths.max()) > _FARTHEST:
             raise InputError(
                 f"points and widths must be below {_FARTHEST:g} canvases; scale the drawing down"
             )
+        if self.gradients is not None:
+            _check_gradients(self.gradients, self.opacity.numel())
+
+    @property
+    def sizes(self) -> Int[Tensor, "c"]:
+        """How many control points every contour has."""
+        sizes = 3 * self.segments + 1
+        return sizes if self.closed is None else sizes - self.closed.to(sizes.dtype)
+
+    @cached_property
+    def owners(self) -> Int[Tensor, "c"]:
+        """For every contour, the number of its path, counted through the population."""
+        numbers = torch.arange(self.opacity.numel(), device=self.segments.device)
+        return numbers if self.contours is None else numbers.repeat_interleave(self.contours.flatten())
+
+    @cached_property
+    def corners(self) -> Int[Tensor, "k 4"]:
+        """For every cubic, the rows of `points` that are its four control points."""
+        contour, rank = ranks(self.segments)
+        first = (self.sizes.cumsum(0) - self.sizes)[contour]
+        rows = 3 * rank[:, None] + torch.arange(4, device=first.device)
+        if self.closed is not None:
+            whole = (3 * self.segments)[contour, None]
+            rows = torch.where(self.closed[contour, None] & (rows == whole), 0, rows)
+        return first[:, None] + rows
 
     def member(self, i: int) -> "Scene":
         """One member of the population, a population of its own.
 
         Raises `InputError` for a member that there is not.
         """
-        b = len(self.segments)
+        b, n = self.opacity.shape
         if not 0 <= i < b:
             raise InputError(f"member must be from 0 to {b - 1} in a population of {b}, got {i}")
-        points = self.points.split((3 * self.segments + 1).sum(1).tolist())[i]
+        if b == 1:
+            return self
         one = slice(i, i + 1)
+        ours = self.owners.div(n, rounding_mode="floor") == i
+        rows = ours.repeat_interleave(self.sizes)
+        gradients = self.gradients
+        if gradients is not None:
+            of = gradients.paths.div(n, rounding_mode="floor") == i
+            gradients = Gradients(
+                gradients.paths[of] - i * n,
+                gradients.radial[of],
+                gradients.transforms[of],
+                gradients.offsets[of],
+                gradients.colours[of],
+            )
         return Scene(
-            points,
-            self.segments[one],
-            self.widths[one],
-            self.colours[one],
-            self.opacity[one],
-            self.background,
+            points=self.points[rows],
+            segments=self.segments[ours],
+            widths=self.widths[rows] if self.widths.ndim == 1 else self.widths[one],
+            colours=self.colours[one],
+            opacity=self.opacity[one],
+            background=self.background,
+            contours=None if self.contours is None else self.contours[one],
+            closed=None if self.closed is None else self.closed[ours],
+            filled=None if self.filled is None else self.filled[one],
+            even_odd=None if self.even_odd is None else self.even_odd[one],
+            gradients=gradients,
         )
 
-    @cached_property
-    def corners(self) -> Int[Tensor, "c 4"]:
-        """For every cubic, the rows of `points` that are its four control points."""
-        owner = self.owners
-        # Every path before this one has one control point more than three for each of its cubics.
-        first = 3 * torch.arange(len(owner), device=owner.device) + owner
-        return first[:, None] + torch.arange(4, device=owner.device)
+    def on(self, background: Float[Tensor, "3"] | None) -> "Scene":
+        """The same paths on another ground, or on none."""
+        return replace(self, background=background)
 
-    @cached_property
-    def owners(self) -> Int[Tensor, "c"]:
-        """For every cubic, the number of its path, counted through the population."""
-        return expand(self.segments.flatten())[0]
 
-    @cached_property
-    def ends(self) -> Bool[Tensor, "c 2"]:
-        """For every cubic, whether it is the first and whether it is the last of its path."""
-        change = torch.ones(len(self.owners) + 1, dtype=torch.bool, device=self.owners.device)
-        change[1:-1] = self.owners[1:] != self.owners[:-1]
-        return torch.stack([change[:-1], change[1:]], 1)
+def cubics(points: Float[Tensor, "... d+1 2"], degree: int) -> Float[Tensor, "... 4 2"]:
+    """The control points of the cubics that are the same curves as Bézier segments of a lower degree.
+
+    `points` are the `degree` + 1 control points of each: of lines (1), quadratics (2) or cubics (3).
+    Differentiable. Raises `InputError` for another degree.
+    """
+    if degree not in (1, 2, 3) or points.shape[-2] != degree + 1:
+        raise InputError(
+            f"degree must be 1, 2 or 3 with degree + 1 points, got {degree} with {points.shape[-2]}"
+        )
+    first, last = points[..., 0, :], points[..., -1, :]
+    if degree == 1:
+        return torch.stack([first, torch.lerp(first, last, 1 / 3), torch.lerp(first, last, 2 / 3), last], -2)
+    if degree == 2:
+        middle = points[..., 1, :]
+        return torch.stack(
+            [first, torch.lerp(first, middle, 2 / 3), torch.lerp(last, middle, 2 / 3), last], -2
+        )
+    return points
+
+
+def ranks(counts: Int[Tensor, "g"]) -> tuple[Int[Tensor, "i"], Int[Tensor, "i"]]:
+    """Lists `counts[g]` items for every group g: the group of every item, and its rank in the group."""
+    ends = counts.cumsum(0)
+    group = torch.repeat_interleave(counts)
+    return group, torch.arange(len(group), device=counts.device) - (ends - counts)[group]
+
+
+def _check_counts(name: str, counts: Tensor, shape: list[int]) -> None:
+    if list(counts.shape) != shape:
+        raise InputError(f"{name} must have the shape {shape}, got {list(counts.shape)}")
+    if counts.is_floating_point() or counts.min() < 1:
+        raise InputError(f"{name} must be whole numbers of at least 1")
+
+
+def _check_flags(name: str, flags: Tensor | None, shape: list[int]) -> None:
+    if flags is not None and (list(flags.shape) != shape or flags.dtype != torch.bool):
+        raise InputError(
+            f"{name} must be booleans of the shape {shape}, got {flags.dtype} {list(flags.shape)}"
+        )
+
+
+def _check_numbers(name: str, tensor: Tensor, shape: list[int]) -> None:
+    if list(tensor.shape) != shape:
+        raise InputError(f"{name} must have the shape {shape} for these paths, got {list(tensor.shape)}")
+    if tensor.dtype != torch.float32:
+        raise InputError(f"{name} must be float32, got {tensor.dtype}")
+    if not tensor.isfinite().all():
+        raise InputError(f"{name} must be finite, got nan or infinity")
+
+
+def _check_gradients(gradients: Gradients, paths: int) -> None:
+    g, s = len(gradients.paths), gradients.offsets.shape[-1]
+    if gradients.paths.ndim != 1 or g == 0 or s == 0:
+        raise InputError("gradients must have at least one path and at least one stop, or be None")
+    numbers = gradients.paths
+    if numbers.is_floating_point() or numbers.min() < 0 or numbers.max() >= paths:
+        raise InputError(f"the paths of gradients must be numbers from 0 to {paths - 1}")
+    if (numbers[1:] <= numbers[:-1]).any():
+        raise InputError("the paths of gradients must be ascending, each once")
+    _check_flags("radial", gradients.radial, [g])
+    _check_numbers("transforms", gradients.transforms, [g, 2, 3])
+    _check_numbers("offsets", gradients.offsets, [g, s])
+    _check_numbers("the colours of gradients", gradients.colours, [g, s, 4])
+    if (gradients.offsets[:, 1:] < gradients.offsets[:, :-1]).any():
+        raise InputError("the offsets of a gradient's stops must be ascending")
