@@ -159,7 +159,7 @@ def test_a_folder_with_a_tokenizer_of_its_own(model_folder, tmp_path):
         tokenizer_file=str(tmp_path / "tokenizer.json"), model_max_length=16, **special
     )
     model = theirs(eos=418, vocab=420)
-    with pytest.raises(InputError, match="420 tokens.*tokenizer.json"):
+    with pytest.raises(InputError, match=r"420 tokens.*tokenizer\.json"):
         from_transformers(model)
     for part in (model, tokenizer):
         part.save_pretrained(tmp_path)
@@ -223,6 +223,10 @@ def damaged(file: Path, change) -> None:
     file.write_text(json.dumps(change(json.loads(file.read_text()))))
 
 
+def inside(tower: str, **changes: object):
+    return lambda config: config | {tower: config[tower] | changes}
+
+
 @pytest.mark.parametrize(
     ("name", "change", "told"),
     [
@@ -230,15 +234,15 @@ def damaged(file: Path, change) -> None:
         ("config.json", lambda c: c | {"model_type": "siglip"}, "only 'clip'"),
         ("config.json", lambda c: c | {"projection_dim": "many"}, "config.json is broken"),
         ("config.json", lambda c: c | {"projection_dim": 47}, "size mismatch"),
-        ("config.json", lambda c: c | {"vision_config": c["vision_config"] | {"hidden_act": "relu"}}, "relu"),
+        ("config.json", inside("vision_config", hidden_act="relu"), "relu"),
         (
             "config.json",
-            lambda c: c | {"text_config": c["text_config"] | {"eos_token_id": [1]}},
+            inside("text_config", eos_token_id=[1]),
             "ends a text",
         ),
         (
             "config.json",
-            lambda c: c | {"text_config": c["text_config"] | {"num_hidden_layers": 9}},
+            inside("text_config", num_hidden_layers=9),
             "layers.3",
         ),
         ("preprocessor_config.json", lambda c: c | {"size": 64}, "sees 32"),
@@ -264,7 +268,7 @@ def test_broken_weights_are_told(saved, tmp_path):
     with pytest.raises(InputError, match=r"visual_projection\.weight"):
         from_transformers(folder)
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(InputError, match="cannot read .*model.safetensors"):
+    with pytest.raises(InputError, match=r"cannot read .*model\.safetensors"):
         from_transformers(folder)
     weights.unlink()
     with pytest.raises(InputError, match="in one such file"):
