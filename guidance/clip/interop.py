@@ -116,7 +116,7 @@ def save_transformers(clip: Clip, folder: Path) -> None:
     """
     from transformers import CLIPImageProcessor
 
-    preprocess: dict[str, Any] = clip._model.visual.preprocess_cfg
+    preprocess = clip.preprocessing
     if preprocess["resize_mode"] == "longest":
         raise InputError(
             f"the model {clip.name!r} pads images, which transformers' CLIPImageProcessor does not"
