@@ -49,7 +49,7 @@ def _run(tokens: list[str]) -> object:
         help="Text steers an image. Also: guidance ./my_recipe.py PROMPT, for a recipe of your own.",
         version=__version__,
         # `main(resume=...)` is for `guidance resume`, which knows the run's settings.
-        default_parameter=Parameter(parse=re.compile(r"^(?!resume$)")),
+        default_parameter=Parameter(parse=re.compile(r"^(?!resume$)"), negative_iterable=()),
         result_action="return_value",
         suppress_keyboard_interrupt=False,
     )
