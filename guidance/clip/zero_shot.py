@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -77,6 +78,20 @@ class Evaluation:
     counts: list[int]
     recall: list[float | None]
     confusions: list[tuple[int, int, int]]
+
+    def facts(self, labels: Sequence[str]) -> dict[str, Any]:
+        """Everything by the names of the labels, as JSON takes it."""
+        counted = zip(labels, self.counts, self.recall, strict=True)
+        return {
+            "count": sum(self.counts),
+            "top1": self.top1,
+            "top5": self.top5,
+            "labels": {label: {"pictures": count, "recall": recall} for label, count, recall in counted},
+            "confusions": [
+                {"label": labels[label], "taken_for": labels[taken], "times": times}
+                for label, taken, times in self.confusions
+            ],
+        }
 
 
 def evaluate(scores: Float[Tensor, "n labels"], truth: Sequence[int]) -> Evaluation:

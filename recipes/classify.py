@@ -1,0 +1,112 @@
+"""Zero-shot classification: labels of your own for pictures, and how often they are right."""
+
+import json as json_format
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
+
+import guidance as g
+from guidance.clip.labels import embed_found, look_labelled, read_labels
+from guidance.clip.sources import Found, look
+from guidance.clip.templates import read_templates
+from guidance.clip.zero_shot import check, classifier, probabilities
+from guidance.clip.zero_shot import evaluate as compare
+
+
+def main(
+    *files: Path,
+    labels: str | None = None,
+    templates: str = "plain",
+    evaluate: bool = False,
+    top: int = 5,
+    json: bool = False,
+    clip: str = "tiny",
+    device: str = "auto",
+    precision: Literal["float32", "bfloat16"] = "float32",
+) -> None:
+    """Label pictures with words of your own, or measure how often that is right.
+
+    Args:
+        files: Pictures, folders of pictures; with --evaluate one folder, in which there is a folder for each
+            label, or captions.csv (filepath, title).
+        labels: Separated by commas: cat,dog; or @labels.txt, a file with one a line. With --evaluate the
+            folder's own, unless there are some here.
+        templates: Sentences to put a label into: plain (none), openai (80, averaged), or a file with one a
+            line, such as: a photo of a {}.
+        evaluate: Compare with the labels of the folder: top-1, top-5, recall, confusions.
+        top: How many labels of each picture are shown; with --evaluate, how many labels and confusions.
+        json: Print everything as JSON, not as a table.
+        clip: The model: tiny, ViT-B/32, ViT-B-32/laion2b_s34b_b79k, hf-hub:…, local-dir:….
+        device: auto, cpu, cuda, cuda:1, …
+        precision: Of the model's arithmetic: float32, or bfloat16, which is quicker where there is support.
+    """
+    if not files or (evaluate and len(files) > 1):
+        wanted = "one labelled folder" if evaluate else "pictures or folders"
+        raise g.InputError(f"name {wanted}, got {len(files)} paths")
+    if top < 1:
+        raise g.InputError(f"top must be at least 1, got {top}")
+    if labels is None and not evaluate:
+        raise g.InputError("name the labels to choose from, such as --labels cat,dog or --labels @labels.txt")
+    sentences = read_templates(templates)
+    names = [] if labels is None else read_labels(labels)
+    items = [item for file in files for item in (look_labelled(file) if evaluate else look(file))]
+    if evaluate:
+        own = dict.fromkeys(item.caption or "" for item in items if isinstance(item, Found))
+        names = names or list(own)
+        check(names)
+        if unknown := own.keys() - set(names):
+            raise g.InputError(f"--labels lacks a label of the folder, {min(unknown)!r}; add it")
+
+    model = g.load(clip, device=g.device(device), precision=precision)
+    weights = classifier(model, names, sentences).cpu()
+    seen = embed_found(model, items)
+    facts: dict[str, Any] = {"clip": clip, "templates": templates}
+    if evaluate:
+        number = {name: i for i, name in enumerate(names)}
+        truth = [number[picture.caption or ""] for picture in seen.pictures]
+        facts |= compare(seen.embeddings @ weights.T, truth).facts(names)
+    else:
+        best = probabilities(model, seen.embeddings, weights).topk(min(top, len(names)), dim=1)
+        chances = [
+            {names[i]: chance for i, chance in zip(*row, strict=True)}
+            for row in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+        paths = [picture.path for picture in seen.pictures]
+        facts["pictures"] = [{"path": p, "labels": c} for p, c in zip(paths, chances, strict=True)]
+    facts["skipped"] = {missed.path: missed.reason for missed in seen.missed}
+    if json:
+        print(json_format.dumps(facts, ensure_ascii=False, indent=2))
+        return
+    # Paths are folded in a terminal, and whole in a pipe or a file.
+    console = Console(width=None if sys.stdout.isatty() else 10_000)
+    for table in _evaluation(facts, top) if evaluate else [_choices(facts)]:
+        console.print(table, "")
+    if seen.missed:
+        listed = "".join(f"\n  {path} ({reason})" for path, reason in facts["skipped"].items())
+        print(f"skipped {len(seen.missed)} of {len(items)} files:{listed}", file=sys.stderr)
+
+
+def _choices(facts: dict[str, Any]) -> Table:
+    table = Table("probability", "label", Column("picture", overflow="fold"), box=None)
+    for picture in facts["pictures"]:
+        for i, (label, chance) in enumerate(picture["labels"].items()):
+            table.add_row(f"{chance:.1%}", Text(label), Text("" if i else picture["path"]))
+    return table
+
+
+def _evaluation(facts: dict[str, Any], top: int) -> list[Table]:
+    summary = Table("pictures", "labels", "top-1", "top-5", box=None)
+    counts, shares = (facts["count"], len(facts["labels"])), (facts["top1"], facts["top5"])
+    summary.add_row(*map(str, counts), *(f"{share:.1%}" for share in shares))
+    worst = Table("recall", "pictures", "recognised least", box=None)
+    known = [(name, label) for name, label in facts["labels"].items() if label["pictures"]]
+    for name, label in sorted(known, key=lambda pair: (pair[1]["recall"], -pair[1]["pictures"]))[:top]:
+        worst.add_row(f"{label['recall']:.1%}", str(label["pictures"]), Text(name))
+    confused = Table("times", "confused most", "taken for", box=None)
+    for pair in facts["confusions"][:top]:
+        confused.add_row(str(pair["times"]), Text(pair["label"]), Text(pair["taken_for"]))
+    return [summary, worst, confused]
