@@ -8,13 +8,18 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from guidance.canvas.raster import kernels
+from guidance.canvas.raster.kernels.compiled import FIRST, FIRST_SPAN, LAST, LAST_SPAN, PATH
 from guidance.canvas.raster.paints import gradient_colours
 from guidance.canvas.raster.polylines import Outline, Polylines, cut, polylines
-from guidance.canvas.raster.scene import Scene, ranks
+from guidance.canvas.raster.scene import Scene
+
+Array = NDArray[Any]
+T = TypeVar("T")
 
 
 def rasterize(scene: Scene, height: int, width: int) -> Float[Tensor, "b channels h w"]:
@@ -24,16 +29,12 @@ def rasterize(scene: Scene, height: int, width: int) -> Float[Tensor, "b channel
     """
     outline = cut(scene, width)
     lines = polylines(scene, outline, _Flatten.apply(outline.control, outline))
-    fragments = _cover(lines, len(scene.opacity), height, width)
-    colours = torch.cat([scene.colours, scene.opacity[:, :, None]], 2).flatten(0, 1)
-    shades = _shades(scene, fragments, height, width)
-    if shades is not None:
-        colours = torch.cat([colours, shades])
-    image: Tensor = _Paint.apply(lines.vertices, colours, scene.background, fragments, (height, width))
+    cover = _cover(lines, len(scene.opacity), height, width)
+    paints = torch.cat([scene.colours, scene.opacity[:, :, None]], 2).flatten(0, 1)
+    if scene.gradients is not None:
+        paints = torch.cat([paints, *_shades(scene, cover.shares, height, width)])
+    image: Tensor = _Paint.apply(lines.vertices, paints, scene.background, cover, (height, width))
     return image
-
-
-T = TypeVar("T")
 
 
 class _Flatten(torch.autograd.Function):
@@ -42,46 +43,59 @@ class _Flatten(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, control: Tensor, outline: Outline) -> Tensor:
         vertices = torch.empty(int(outline.ends[-1]), 3)
-        ctx.rest = [outline.corners.numpy(), *(part.int().numpy() for part in outline[2:])]
-        corners, segments, counts, ends = ctx.rest
-        kernels.flatten(control.detach().numpy(), corners, segments, ends, counts, vertices.numpy())
-        ctx.rows = len(control)
+        corners, segments, counts, ends = (part.int().numpy() for part in (outline.corners, outline.segments, outline.counts, outline.ends))
+        ctx.rest = corners, segments, ends, counts
+        kernels.flatten(control.detach().numpy(), *ctx.rest, vertices.numpy())
+        ctx.shape = control.shape
         return vertices
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        corners, segments, counts, ends = ctx.rest
-        to_control = torch.zeros(ctx.rows, 3)
-        kernels.unflatten(
-            gradient.contiguous().numpy(), corners, segments, ends, counts, to_control.numpy()
-        )
+        to_control = torch.zeros(ctx.shape)
+        kernels.unflatten(gradient.contiguous().numpy(), *ctx.rest, to_control.numpy())
         return to_control, None
 
 
-class _Share(NamedTuple):
-    """What one thread draws: its runs of fragments, and the row of the paints for each."""
+class _Share:
+    """What one thread draws: runs of fragments and spans, and the row of the paints for each."""
 
-    runs: np.ndarray
-    pixel: np.ndarray
-    share: np.ndarray
-    piece: np.ndarray
-    shape: np.ndarray
-    rows: np.ndarray
-    strides: np.ndarray
+    #: Buffers that are free: memory fresh from the system costs more than all that is written to it.
+    spare: list[tuple[tuple[Array, ...], Array]] = []
+
+    def __init__(self, cover: Callable[[tuple[Array, ...], Array], tuple[Array, tuple[Array, ...], Array]]):
+        room = 1 << 14
+        if _Share.spare:
+            buffers, spans = _Share.spare.pop()
+        else:
+            buffers = (
+                np.empty(room, np.int32),
+                np.empty(room, np.float32),
+                np.empty(room, np.int32),
+                np.empty((room, 4), np.float32),
+            )
+            spans = np.empty((room, 2), np.int32)
+        self.runs, self.buffers, self.spans = cover(buffers, spans)
+        self.rows = self.runs[:, PATH].copy()
+        self.strides = np.zeros_like(self.rows)
+
+    def __del__(self) -> None:
+        if len(_Share.spare) < 2 * torch.get_num_threads():
+            _Share.spare.append((self.buffers, self.spans))
 
 
-class _Fragments(NamedTuple):
+class _Cover(NamedTuple):
     """The pixels that paths cover, for every thread, and the polylines as the kernels take them."""
 
     shares: list[_Share]
-    ends: np.ndarray
-    owners: np.ndarray
-    kinds: np.ndarray
+    vertices: Array
+    ends: Array
+    owners: Array
+    kinds: Array
     members: int
 
 
-def _cover(lines: Polylines, members: int, height: int, width: int) -> _Fragments:
+def _cover(lines: Polylines, members: int, height: int, width: int) -> _Cover:
     vertices = lines.vertices.detach().contiguous().numpy()
     ends, owners, kinds = (part.int().numpy() for part in (lines.ends, lines.owners, lines.kinds))
     closed = lines.closed.numpy()
@@ -89,51 +103,48 @@ def _cover(lines: Polylines, members: int, height: int, width: int) -> _Fragment
     tips = np.zeros(len(vertices), np.int32)
     boxes = np.empty((len(kinds), 3), np.int32)
     kernels.survey(vertices, ends, owners, kinds, height, boxes)
+    contours = len(closed)
     _on_all_cores(
         lambda i, n: kernels.frame(
-            vertices, ends, len(closed) * i // n, len(closed) * (i + 1) // n, closed, frames, tips
+            vertices, ends, contours * i // n, contours * (i + 1) // n, closed, frames, tips
         )
     )
-
-    def cover(i: int, n: int) -> _Share:
-        runs, buffers = kernels.cover(
-            vertices, frames, tips, ends, owners, kinds, boxes, members, height, width, i, n, 1 << 16
-        )
-        return _Share(runs, *buffers, runs[:, 0].copy(), np.zeros(len(runs), np.int32))
-
-    return _Fragments(_on_all_cores(cover), ends, owners, kinds, members)
+    geometry = vertices, frames, tips, ends, owners, kinds, boxes, members, height, width
+    shares = _on_all_cores(
+        lambda i, n: _Share(lambda buffers, spans: kernels.cover(*geometry, i, n, buffers, spans))
+    )
+    return _Cover(shares, vertices, ends, owners, kinds, members)
 
 
-def _shades(
-    scene: Scene, fragments: _Fragments, height: int, width: int
-) -> Float[Tensor, "fragments 4"] | None:
-    """The colours of the fragments of paths with gradients; points their runs to them."""
+def _shades(scene: Scene, shares: list[_Share], height: int, width: int) -> list[Float[Tensor, "f 4"]]:
+    """The colours of the pixels of paths with gradients; points their runs to them."""
     gradients = scene.gradients
-    if gradients is None:
-        return None
+    assert gradients is not None
     which = np.full(scene.opacity.numel(), -1)
     which[gradients.paths.numpy()] = np.arange(len(gradients.paths))
     pixels, numbers = [], []
     row = scene.opacity.numel()
-    for part in fragments.shares:
-        for run in np.flatnonzero(which[part.runs[:, 0]] >= 0):
-            path, begin, end, _ = part.runs[run]
+    for part in shares:
+        for run in np.flatnonzero(which[part.runs[:, PATH]] >= 0):
+            _, first, last, first_span, last_span, _ = part.runs[run]
+            inside = [np.arange(*span) for span in part.spans[first_span:last_span]]
+            here = np.concatenate([part.buffers[0][first:last], *inside])
             part.rows[run], part.strides[run] = row, 1
-            row += end - begin
-            pixels.append(part.pixel[begin:end])
-            numbers.append(np.full(end - begin, which[path]))
+            row += len(here)
+            pixels.append(here)
+            numbers.append(np.full(len(here), which[part.runs[run, PATH]]))
     if not pixels:
-        return None
+        return []
     pixel = torch.from_numpy(np.concatenate(pixels)).long() % (height * width)
     number = torch.from_numpy(np.concatenate(numbers))
     points = torch.stack([pixel % width, pixel.div(width, rounding_mode="floor")], 1)
     colours = gradient_colours(gradients, number, (points + 0.5) / width)
     opacity = scene.opacity.flatten()[gradients.paths[number]]
-    return torch.cat([colours[:, :3], colours[:, 3:] * opacity[:, None]], 1)
+    return [torch.cat([colours[:, :3], colours[:, 3:] * opacity[:, None]], 1)]
 
 
 class _Paint(torch.autograd.Function):
-    """From the shares of the pixels to the picture; backward down to the vertices."""
+    """From what paths cover to the picture; backward down to the vertices."""
 
     @staticmethod
     def forward(
@@ -141,77 +152,53 @@ class _Paint(torch.autograd.Function):
         vertices: Tensor,
         paints: Tensor,
         background: Tensor | None,
-        fragments: _Fragments,
+        cover: _Cover,
         size: tuple[int, int],
     ) -> Tensor:
         height, width = size
-        ground = torch.zeros(4) if background is None else torch.cat([background, torch.ones(1)])
-        image = ground.repeat(fragments.members * height * width, 1)
-        colours, pixels = paints.detach().contiguous(), image.numpy()
+        ground = np.zeros(4, np.float32)
+        if background is not None:
+            ground[:3], ground[3] = background.detach().numpy(), 1
+        image = torch.empty(cover.members, 4 if background is None else 3, height, width)
+        pixels, colours = image.numpy(), paints.detach().contiguous().numpy()
 
         def paint(i: int, n: int) -> None:
-            part = fragments.shares[i]
-            kernels.paint(
-                part.runs, part.pixel, part.share, colours.numpy(), part.rows, part.strides, pixels
-            )
+            part = cover.shares[i]
+            pixel, share, _, _ = part.buffers
+            tables = part.spans, colours, part.rows, part.strides
+            kernels.paint(part.runs, pixel, share, *tables, ground, height, width, i, n, pixels)
 
-        _on_all_cores(paint)
-        ctx.save_for_backward(vertices, colours, ground)
-        ctx.fragments, ctx.size, ctx.channels = fragments, size, 4 if background is None else 3
-        return image.view(-1, height, width, 4)[:, :, :, : ctx.channels].permute(0, 3, 1, 2).contiguous()
+        _on_all_cores(paint, len(cover.shares))
+        ctx.rest = colours, ground, cover
+        return image
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        vertices, colours, ground = ctx.saved_tensors
-        fragments: _Fragments = ctx.fragments
-        height, width = ctx.size
-        upward = torch.zeros(gradient.shape[0], height, width, 4)
-        upward[:, :, :, : ctx.channels] = gradient.permute(0, 2, 3, 1)
-        upward = upward.view(-1, 4)
-        under = upward @ ground
-        seen = torch.ones_like(under)
+        colours, ground, cover = ctx.rest
+        upward = gradient.contiguous().numpy()
+        height, width = upward.shape[2:]
 
-        def unpaint(i: int, n: int) -> tuple[np.ndarray, np.ndarray]:
-            part = fragments.shares[i]
-            to_share = np.empty(len(part.share), np.float32)
-            to_paints = np.zeros(colours.shape, np.float32)
-            to_vertices = np.zeros(vertices.shape, np.float32)
-            kernels.unpaint(
-                part.runs,
-                part.pixel,
-                part.share,
-                colours.numpy(),
-                part.rows,
-                part.strides,
-                upward.numpy(),
-                under.numpy(),
-                seen.numpy(),
-                to_share,
-                to_paints,
-            )
-            kernels.uncover(
-                vertices.detach().numpy(),
-                fragments.ends,
-                fragments.owners,
-                fragments.kinds,
-                fragments.members,
-                height,
-                width,
-                part.runs,
-                part.pixel,
-                part.piece,
-                part.shape,
-                to_share,
-                to_vertices,
-            )
-            return to_paints, to_vertices
+        def back(i: int, n: int) -> tuple[Array, Array, Array]:
+            part = cover.shares[i]
+            pixel, share, _, _ = part.buffers
+            runs = part.runs
+            to_share = np.empty(runs[-1, LAST] if len(runs) else 0, np.float32)
+            spans = part.spans[: runs[-1, LAST_SPAN] if len(runs) else 0]
+            to_span = np.empty((spans[:, 1] - spans[:, 0]).sum(), np.float32)
+            to_paints, to_ground = np.zeros(colours.shape, np.float32), np.zeros(4)
+            to_vertices = np.zeros(cover.vertices.shape, np.float32)
+            tables = part.spans, colours, part.rows, part.strides
+            results = to_share, to_span, to_paints, to_ground
+            kernels.unpaint(runs, pixel, share, *tables, ground, upward, i, n, *results)
+            geometry = cover.vertices, cover.ends, cover.owners, cover.kinds, cover.members
+            kernels.uncover(*geometry, height, width, runs, part.buffers, to_share, to_vertices)
+            return to_vertices, to_paints, to_ground
 
-        totals = _on_all_cores(unpaint)
-        to_paints = torch.from_numpy(sum(t[0] for t in totals))
-        to_vertices = torch.from_numpy(sum(t[1] for t in totals))
-        to_ground = seen @ upward[:, :3] if ctx.channels == 3 else None
-        return to_vertices, to_paints, to_ground, None, None
+        parts = zip(*_on_all_cores(back, len(cover.shares)), strict=True)
+        to_vertices, to_paints, to_ground = (torch.from_numpy(sum(part)) for part in parts)
+        wanted = ctx.needs_input_grad[2]
+        return to_vertices, to_paints, to_ground[:3].float() if wanted else None, None, None
 
 
 @cache
@@ -219,9 +206,9 @@ def _pool(workers: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(workers, thread_name_prefix="rasterize")
 
 
-def _on_all_cores(run: Callable[[int, int], T]) -> list[T]:
-    """The results of run(i, n) for all i below n, one a thread of torch's, in order."""
-    n = torch.get_num_threads()
+def _on_all_cores(run: Callable[[int, int], T], n: int | None = None) -> list[T]:
+    """The results of run(i, n) for all i below n, in order, one a thread; by default as many as torch has."""
+    n = torch.get_num_threads() if n is None else n
     if n == 1:
         return [run(0, 1)]
     others = [_pool(n - 1).submit(run, i, n) for i in range(1, n)]

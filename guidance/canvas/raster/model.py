@@ -13,7 +13,7 @@ CAP = pi / 24
 THIN = 0.65
 
 #: How far, in pixels, a flattened curve may be from the true one.
-TOLERANCE = 0.05
+TOLERANCE = 0.1
 
 #: A straight cubic needs no cuts to look right, but to feel how it would bend: along a piece the weights of the
 #: control points are taken to be linear, which with 8 pieces is off by at most 1.2 %. A curve that would need

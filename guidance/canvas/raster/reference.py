@@ -1,4 +1,4 @@
-"""The rasteriser in plain PyTorch, on any device: the definition, which the other backends are tested against.
+"""The rasteriser in plain PyTorch, on any device: the definition, which other backends are tested against.
 
 Everything is sparse: a fragment is a pixel that a path covers, with the share of it that is covered. Where
 pixels lie, and what of a path is nearest to them, is found without gradients; the shares are then written as
@@ -15,7 +15,6 @@ from guidance.canvas.raster.model import CAP, REACH
 from guidance.canvas.raster.paints import gradient_colours
 from guidance.canvas.raster.polylines import EVEN_ODD, STROKE, Polylines, cut, flatten, polylines
 from guidance.canvas.raster.scene import Scene, ranks
-
 
 #: Pieces shorter than this, in pixels, are points: rounding gives them any direction.
 _STILL = 1 / 256
@@ -234,7 +233,7 @@ def _fills(lines: Polylines, height: int, width: int) -> _Fragments:
     drop = (lower - upper)[part] * share
     inside = (middle - column).clamp(0, 1)
 
-    # The rows of every path, as wide as it is there, and one column more; each sums to 0, as contours are closed.
+    # The rows of every path, as wide as it is there, and one column more. Contours are closed: each sums to 0.
     keys, span = (owner[contour[a]] * height + row.long()).unique(return_inverse=True)
     lowest = torch.full_like(keys, width, dtype=first.dtype).scatter_reduce_(0, span, first, "amin")
     highest = torch.full_like(lowest, -1).scatter_reduce_(0, span, final, "amax")

@@ -1,0 +1,16 @@
+"""The CPU backend's inner loops, compiled by Numba: which pixels paths cover, by how much, and the painting.
+
+A kernel handles the rows of every `stride`-th band of `BAND` rows, beginning with band `first`, so that
+threads share nothing; in a band it handles path by path, in painting order. Everything is in pixels; pixel
+numbers are counted through the population's images, row by row.
+
+What a path covers in a band is a run: fragments, which are pixels with the share that is covered, and spans
+of pixels that lie inside. Only fragments feel how the path moves.
+"""
+
+from guidance.canvas.raster.kernels.cover import cover, survey, uncover
+from guidance.canvas.raster.kernels.curves import flatten, unflatten
+from guidance.canvas.raster.kernels.painting import paint, unpaint
+from guidance.canvas.raster.kernels.strokes import frame
+
+__all__ = ["cover", "flatten", "frame", "paint", "survey", "uncover", "unflatten", "unpaint"]

@@ -1,0 +1,160 @@
+"""What paths cover, strokes and fills alike, band by band; and back."""
+
+from typing import no_type_check
+
+import numba
+import numpy as np
+
+from guidance.canvas.raster.kernels.areas import accumulate, fill, sweep
+from guidance.canvas.raster.kernels.compiled import (
+    BAND,
+    FIRST,
+    FIRST_SPAN,
+    IN_BAND,
+    LAST,
+    LAST_SPAN,
+    OPTIONS,
+    PATH,
+)
+from guidance.canvas.raster.kernels.strokes import near, shade, spans_inside
+from guidance.canvas.raster.polylines import STROKE
+
+
+@numba.njit(**OPTIONS)
+@no_type_check
+def survey(vertices, ends, owners, kinds, height, boxes):
+    """For every path: the first and last row that it may touch, and whether its radius varies."""
+    for path in range(len(kinds)):
+        low, high = np.float32(1e30), np.float32(-1e30)
+        thin, thick = np.float32(1e30), np.float32(-1e30)
+        for v in range(ends[owners[path]], ends[owners[path + 1]]):
+            y, radius = vertices[v, 1], vertices[v, 2]
+            thin, thick = min(thin, radius), max(thick, radius)
+            if kinds[path] == STROKE:
+                low, high = min(low, y - radius), max(high, y + radius)
+            else:
+                low, high = min(low, y), max(high, y)
+        boxes[path, 0] = int(min(max(low - np.float32(2), np.float32(-1)), np.float32(height)))
+        boxes[path, 1] = int(min(max(high + np.float32(2), np.float32(-1)), np.float32(height)))
+        boxes[path, 2] = 1 if thick - thin > np.float32(1e-4) else 0
+
+
+@numba.njit(**OPTIONS)
+@no_type_check
+def cover(
+    vertices, frames, tips, ends, owners, kinds, boxes, members, height, width, first, stride, buffers, spans
+):
+    """Lists what paths cover: runs, fragments (pixel, share, piece, shape) and spans (from, to).
+
+    `ends` are the first vertices of the contours, `owners` the first contours of the paths, `boxes` what
+    `survey` says. The fragments' `shape` is where on the piece the nearest point lies, and the derivatives of
+    the share by that point's x and y and by the radius there; of a filled path's it is the derivative by the
+    area. `buffers` and `spans` are room for the result, and grow.
+    """
+    paths = len(kinds) // members
+    bands = (height + BAND - 1) // BAND
+    slot = np.full(BAND * width, -1, np.int32)
+    area = np.zeros((BAND, width + 2), np.float32)
+    low, high = np.full(BAND, width, np.int32), np.full(BAND, -1, np.int32)
+    cuts = np.empty((3, 2), np.float32)
+    runs = np.empty((256, 6), np.int32)
+    run = count = dropped = filled = 0
+    for band in range(first, members * bands, stride):
+        member = band // bands
+        top = (band - member * bands) * BAND
+        bottom = min(top + BAND, height)
+        origin = (member * height + top) * width
+        for path in range(member * paths, (member + 1) * paths):
+            if boxes[path, 0] >= bottom or boxes[path, 1] < top:
+                continue
+            base, base_span = count, filled
+            if kinds[path] == STROKE:
+                mark = np.int32(-2 - run)
+                for contour in range(owners[path], owners[path + 1]):
+                    count, buffers = near(
+                        vertices,
+                        frames,
+                        ends[contour],
+                        ends[contour + 1] - 1,
+                        boxes[path, 2],
+                        top,
+                        bottom,
+                        origin,
+                        width,
+                        base,
+                        count,
+                        dropped,
+                        slot,
+                        mark,
+                        low,
+                        high,
+                        buffers,
+                    )
+                kept = shade(vertices, frames, tips, width, top, origin, base, count, slot, mark, buffers)
+                dropped += count - kept
+                count = kept
+                filled, spans = spans_inside(width, origin, slot, mark, low, high, spans, filled)
+            else:
+                for contour in range(owners[path], owners[path + 1]):
+                    begin, end = ends[contour], ends[contour + 1] - 1
+                    for v in range(begin, end + 1):
+                        w = begin if v == end else v + 1
+                        ax, ay, bx, by = vertices[v, 0], vertices[v, 1], vertices[w, 0], vertices[w, 1]
+                        if max(ay, by) > top and min(ay, by) < bottom:
+                            accumulate(ax, ay, bx, by, top, bottom, width, cuts, area, low, high)
+                count, buffers, filled, spans = fill(
+                    kinds[path], area, low, high, width, origin, count, buffers, spans, filled
+                )
+            if count > base or filled > base_span:
+                if run == len(runs):
+                    runs = np.concatenate((runs, np.empty_like(runs)))
+                runs[run, PATH], runs[run, IN_BAND] = path, band
+                runs[run, FIRST], runs[run, LAST] = base, count
+                runs[run, FIRST_SPAN], runs[run, LAST_SPAN] = base_span, filled
+                run += 1
+    return runs[:run], buffers, spans
+
+
+@numba.njit(**OPTIONS)
+@no_type_check
+def uncover(vertices, ends, owners, kinds, members, height, width, runs, buffers, gradient, to_vertices):
+    """The backward of `cover`: adds to the vertices' gradient what the shares' makes of it."""
+    pixel, _, piece, shape = buffers
+    bands = (height + BAND - 1) // BAND
+    slopes = np.zeros(BAND * width, np.float32)
+    out = np.empty(4, np.float32)
+    one = np.float32(1)
+    for run in range(len(runs)):
+        path, base, count = runs[run, PATH], runs[run, FIRST], runs[run, LAST]
+        if kinds[path] == STROKE:
+            for f in range(base, count):
+                v = piece[f]
+                g, u = gradient[f], shape[f, 0]
+                gx, gy, gr = g * shape[f, 1], g * shape[f, 2], g * shape[f, 3]
+                to_vertices[v, 0] += (one - u) * gx
+                to_vertices[v, 1] += (one - u) * gy
+                to_vertices[v, 2] += (one - u) * gr
+                to_vertices[v + 1, 0] += u * gx
+                to_vertices[v + 1, 1] += u * gy
+                to_vertices[v + 1, 2] += u * gr
+            continue
+        member = runs[run, IN_BAND] // bands
+        top = (runs[run, IN_BAND] - member * bands) * BAND
+        bottom = min(top + BAND, height)
+        origin = (member * height + top) * width
+        for f in range(base, count):
+            slopes[pixel[f] - origin] = gradient[f] * shape[f, 0]
+        for contour in range(owners[path], owners[path + 1]):
+            begin, end = ends[contour], ends[contour + 1] - 1
+            for v in range(begin, end + 1):
+                w = begin if v == end else v + 1
+                ax, ay, bx, by = vertices[v, 0], vertices[v, 1], vertices[w, 0], vertices[w, 1]
+                if max(ay, by) < top or min(ay, by) > bottom:
+                    continue
+                sweep(ax, ay, bx, by, top, bottom, width, slopes, out)
+                to_vertices[v, 0] += out[0]
+                to_vertices[v, 1] += out[1]
+                to_vertices[w, 0] += out[2]
+                to_vertices[w, 1] += out[3]
+        for f in range(base, count):
+            slopes[pixel[f] - origin] = 0
