@@ -142,7 +142,7 @@ def save_transformers(clip: Clip, folder: Path) -> None:
 
 
 def from_transformers(
-    source: "CLIPModel | Path",
+    source: "CLIPModel | Path | str",
     *,
     device: str | torch.device = "cpu",
     precision: Precision = "float32",
@@ -155,27 +155,64 @@ def from_transformers(
     missing, broken or of other shapes, and where the tokenizer cannot be OpenAI's.
     """
     where = find_device(str(device))
-    folder = source if isinstance(source, Path) else None
-    name = "transformers" if folder is None else f"local-dir:{folder}"
-    config, state = read_model(source) if isinstance(source, Path) else (source.config, source.state_dict())
+    if isinstance(source, Path | str):
+        folder, name = Path(source), f"local-dir:{source}"
+        config, state = read_model(folder)
+    else:
+        folder, name = None, "transformers"
+        config, state = source.config, source.state_dict()
+    try:
+        # Before the model is made: a configuration may promise more layers than fit into memory.
+        parts = ((ours, [state[name].float() for name in names]) for ours, names in _pairs(config))
+        weights = {ours: torch.cat(tensors) if len(tensors) > 1 else tensors[0] for ours, tensors in parts}
+        used = {name for _, names in _pairs(config) for name in names}
+        if unused := [name for name in state if name not in used and not name.endswith("position_ids")]:
+            raise ValueError(f"it has weights that its configuration has not, such as {unused[0]}")
+        with torch.random.fork_rng(devices=[]):  # initial weights are drawn before theirs replace them
+            model = CLIP(**_model_cfg(config))
+        model.load_state_dict(weights | {ours: weights[ours].T for ours in _PROJECTIONS})
+    # Weights that are not there or of other shapes, a configuration that makes no sense: as PyTorch says it.
+    except (KeyError, RuntimeError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        message = " ".join(str(error).split())[:200]
+        raise InputError(f"the model {name!r} cannot be loaded: {message}; save it again") from error
+    set_model_preprocess_cfg(model, read_preprocessing(folder, config.vision_config.image_size))
+    return Clip(
+        model,
+        read_tokenizer(folder, config.text_config, name),
+        name=name,
+        embed_dim=config.projection_dim,
+        device=where,
+        precision=precision,
+    )
+
+
+def _model_cfg(config: "CLIPConfig") -> dict[str, Any]:
+    """open_clip's arguments for transformers' configuration; raises ValueError for what it cannot say."""
     text, vision = config.text_config, config.vision_config
     if text.hidden_act != vision.hidden_act or text.hidden_act not in ("gelu", "quick_gelu"):
-        raise InputError(
-            f"the model {name!r} has the activations {vision.hidden_act} and {text.hidden_act}; "
-            "only gelu or quick_gelu in both towers can be carried over"
-        )
+        acts = f"{vision.hidden_act} and {text.hidden_act}"
+        raise ValueError(f"its activations are {acts}, and must be gelu or quick_gelu in both towers")
     if not isinstance(text.eos_token_id, int):
-        raise InputError(f"the model {name!r} has no one token that ends a text: {text.eos_token_id}")
-    model_cfg = {
+        raise ValueError(f"it has no one token that ends a text, but {text.eos_token_id}")
+
+    def tower(part: Any) -> dict[str, Any]:
+        return {
+            "width": part.hidden_size,
+            "layers": part.num_hidden_layers,
+            "mlp_ratio": (part.intermediate_size + 0.5) / part.hidden_size,  # open_clip rounds down
+            "norm_kwargs": {"eps": part.layer_norm_eps},
+        }
+
+    return {
         "embed_dim": config.projection_dim,
         "quick_gelu": text.hidden_act == "quick_gelu",
-        "vision_cfg": _tower(vision)
+        "vision_cfg": tower(vision)
         | {
             "image_size": vision.image_size,
             "patch_size": vision.patch_size,
             "head_width": vision.hidden_size // vision.num_attention_heads,
         },
-        "text_cfg": _tower(text)
+        "text_cfg": tower(text)
         | {
             "context_length": text.max_position_embeddings,
             "vocab_size": text.vocab_size,
@@ -184,25 +221,6 @@ def from_transformers(
             "eos_id": text.eos_token_id,
         },
     }
-    try:
-        with torch.random.fork_rng(devices=[]):  # initial weights are drawn before theirs replace them
-            model = CLIP(**model_cfg)
-        parts = ((ours, [state[name].float() for name in names]) for ours, names in _pairs(config))
-        weights = {ours: torch.cat(tensors) if len(tensors) > 1 else tensors[0] for ours, tensors in parts}
-        model.load_state_dict(weights | {ours: weights[ours].T for ours in _PROJECTIONS})
-    # Weights that are not there or of other shapes, a configuration that makes no sense: as PyTorch says it.
-    except (KeyError, RuntimeError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
-        message = " ".join(str(error).split())[:200]
-        raise InputError(f"the model {name!r} cannot be loaded: {message}; save it again") from error
-    set_model_preprocess_cfg(model, read_preprocessing(folder, vision.image_size))
-    return Clip(
-        model,
-        read_tokenizer(folder, text, name),
-        name=name,
-        embed_dim=config.projection_dim,
-        device=where,
-        precision=precision,
-    )
 
 
 def _pairs(config: "CLIPConfig") -> Iterator[tuple[str, list[str]]]:
@@ -311,16 +329,6 @@ def _config(model: Any, state: dict[str, Tensor], *, openai: bool) -> "CLIPConfi
         projection_dim=embed_dim,
         logit_scale_init_value=state["logit_scale"].item(),
     )
-
-
-def _tower(config: Any) -> dict[str, Any]:
-    """What both towers' configurations have in common, from transformers' names to open_clip's."""
-    return {
-        "width": config.hidden_size,
-        "layers": config.num_hidden_layers,
-        "mlp_ratio": (config.intermediate_size + 0.5) / config.hidden_size,  # open_clip rounds down
-        "norm_kwargs": {"eps": config.layer_norm_eps},
-    }
 
 
 def _has_openai_tokenizer(clip: Clip) -> bool:

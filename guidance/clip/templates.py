@@ -1,5 +1,6 @@
 """Sentences that a label is put into, so that it is a caption like those that a CLIP learned from."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from guidance.errors import InputError
@@ -96,7 +97,7 @@ a tattoo of the {}.
 def read_templates(name: str) -> list[str]:
     """The templates of a name, "plain" or "openai", or of a text file: one a line, {} for the label.
 
-    Raises InputError for a file that cannot be read, is empty, or has a line without {}, or with two.
+    Raises InputError for a file that cannot be read, and as `check` does.
     """
     if name in ("plain", "openai"):
         return PLAIN if name == "plain" else OPENAI
@@ -104,16 +105,19 @@ def read_templates(name: str) -> list[str]:
         lines = Path(name).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise InputError(f"templates must be plain, openai or a text file, got {name!r} ({error})") from error
-    for number, line in enumerate(lines, 1):
-        if line.count("{}") != 1:
-            raise InputError(f"a template has {{}} once, for the label; line {number} of {name} is {line!r}")
-    if not lines:
-        raise InputError(
-            f"the file of templates {name} is empty; write one a line, such as a photo of a {{}}."
-        )
+    check(lines)
     return lines
 
 
+def check(templates: Sequence[str]) -> None:
+    """Raises InputError when there is no template, and for one that has not one {}."""
+    if not templates:
+        raise InputError("at least one template is needed, got none; write one like: a photo of a {}.")
+    for number, template in enumerate(templates, 1):
+        if template.count("{}") != 1:
+            raise InputError(f"a template has {{}} once, for the label; number {number} is {template!r}")
+
+
 def fill(template: str, label: str) -> str:
-    """A label in a template's place."""
+    """A label in its place; other braces are left as they are."""
     return template.replace("{}", label)

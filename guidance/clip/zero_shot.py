@@ -12,6 +12,7 @@ from torch import Tensor
 
 from guidance.clip.encoder import Clip
 from guidance.clip.templates import PLAIN, fill
+from guidance.clip.templates import check as check_templates
 from guidance.clip.tokenize import warn
 from guidance.errors import InputError
 
@@ -31,9 +32,10 @@ def classifier(clip: Clip, labels: list[str], templates: Sequence[str] = PLAIN) 
 
     This is OpenAI's ensemble (Radford et al. 2021, section 3.1.4), over embeddings, not over probabilities.
     Warns (PromptWarning) about labels with words that the model was never trained on, where that is known.
-    Raises InputError for labels that are empty, twice there, or fewer than two.
+    Raises InputError for labels that are empty, twice there or fewer than two; for templates without one {}.
     """
     check(labels)
+    check_templates(templates)
     for label in labels:
         warn(label, clip._tokenizer, clip._vocabulary, clip.name, stacklevel=2)
     rows = []

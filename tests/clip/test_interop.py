@@ -137,7 +137,7 @@ def test_a_saved_folder_is_what_transformers_loads(tmp_path):
 def test_a_folder_without_tokenizer_and_preprocessing_has_openais(tmp_path):
     model = theirs()
     model.save_pretrained(tmp_path)
-    clip = from_transformers(tmp_path)
+    clip = from_transformers(str(tmp_path))
     assert_same(clip, model, open_clip.SimpleTokenizer(context_length=16)(TEXTS))
     assert clip._mean.flatten().tolist() == pytest.approx(open_clip.OPENAI_DATASET_MEAN)
 
@@ -232,7 +232,7 @@ def inside(tower: str, **changes: object):
     [
         ("config.json", lambda c: [], "config.json"),
         ("config.json", lambda c: c | {"model_type": "siglip"}, "only 'clip'"),
-        ("config.json", lambda c: c | {"projection_dim": "many"}, "config.json is broken"),
+        ("config.json", lambda c: c | {"projection_dim": "many"}, "broken|cannot be loaded"),
         ("config.json", lambda c: c | {"projection_dim": 47}, "size mismatch"),
         ("config.json", inside("vision_config", hidden_act="relu"), "relu"),
         (
@@ -242,9 +242,15 @@ def inside(tower: str, **changes: object):
         ),
         (
             "config.json",
-            inside("text_config", num_hidden_layers=9),
+            inside("text_config", num_hidden_layers=10**9),
             "layers.3",
         ),
+        (
+            "config.json",
+            inside("text_config", num_hidden_layers=1),
+            "configuration has not, such as .*layers.1",
+        ),
+        ("config.json", inside("vision_config", num_attention_heads=0), "broken|cannot be loaded"),
         ("preprocessor_config.json", lambda c: c | {"size": 64}, "sees 32"),
         ("preprocessor_config.json", lambda c: c | {"resample": 0}, "cannot be followed"),
         ("preprocessor_config.json", lambda c: c | {"image_mean": [0.5]}, "image_mean"),

@@ -159,9 +159,11 @@ def test_templates_are_read_by_name_or_from_a_file(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "told"),
-    [("", "is empty"), ("a {}\n\n", "line 2"), ("a {} {}", "line 1"), ("a photo", "line 1")],
+    [("", "at least one"), ("a {}\n\n", "number 2"), ("a {} {}", "number 1"), ("a photo", "number 1")],
 )
-def test_wrong_templates_are_told(tmp_path, content, told):
+def test_wrong_templates_are_told(tmp_path, clip, content, told):
+    with pytest.raises(InputError, match=told):
+        classifier(clip, LABELS, content.splitlines())
     (tmp_path / "t.txt").write_text(content)
     with pytest.raises(InputError, match=told):
         read_templates(str(tmp_path / "t.txt"))
