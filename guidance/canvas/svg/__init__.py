@@ -1,0 +1,7 @@
+"""Scenes as SVG documents, out and in."""
+
+from guidance.canvas.svg.read import read_svg
+from guidance.canvas.svg.warn import SvgWarning
+from guidance.canvas.svg.write import to_svg
+
+__all__ = ["SvgWarning", "read_svg", "to_svg"]
