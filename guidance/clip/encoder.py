@@ -21,7 +21,7 @@ class Clip:
 
     `name` as given to `load`; `image_size`, pixels a side that the image tower sees; `embed_dim`, numbers a
     vector; `device`, where images must be; `preprocessing`, the checkpoint's `preprocess_cfg`; `fingerprint`,
-    the same for the same weights and preprocessing only, on every device and in every precision.
+    the same for the same architecture, weights and preprocessing only, on every device, in every precision.
     """
 
     def __init__(
@@ -130,7 +130,9 @@ class Clip:
 
 def _fingerprint(model: nn.Module, preprocess: dict[str, Any]) -> str:
     """32 hexadecimal digits of a SHA-256: 0.3 s for ViT-B/32, a tenth of its loading."""
-    digest = hashlib.sha256(json.dumps(preprocess, sort_keys=True).encode())
+    # The kinds of modules tell QuickGELU from GELU, which the weights of a model do not.
+    kinds = [type(module).__name__ for module in model.modules()]
+    digest = hashlib.sha256(json.dumps([preprocess, kinds], sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)

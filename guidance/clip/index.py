@@ -209,7 +209,7 @@ class Index:
         with self._writing():
             self._db.executemany("DELETE FROM pictures WHERE slot = ?", ((slot,) for slot in slots))
 
-    def vectors(self) -> tuple[Int64[np.ndarray, " n"], Vectors]:
+    def vectors(self) -> tuple[Int64[np.ndarray, " n"], Float32[np.ndarray, "m d"]]:
         """The slots of all rows, ascending, and the embeddings of all slots ever used, from slot 1."""
         with self._reading():
             slots = np.fromiter(
@@ -225,10 +225,10 @@ class Index:
             scores = vectors @ query if slots is None else vectors[slots - 1] @ query
             # Slots of rows that are gone still hold embeddings: look further until enough are found.
             found: list[tuple[Row, float]] = []
-            count = top
-            while len(found) < top and count < 2 * len(scores):
-                count *= 2
-                best = np.argpartition(-scores, min(count, len(scores)) - 1)[:count]
+            count = 0
+            while len(found) < top and count < len(scores):
+                count = min(2 * max(count, top), len(scores))
+                best = np.argpartition(-scores, count - 1)[:count]
                 best = best[np.lexsort((best, -scores[best]))]
                 at = best + 1 if slots is None else slots[best]
                 rows = self.rows_at(at.tolist())
