@@ -3,13 +3,16 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from guidance.clip.embed import embed_images
 from guidance.clip.encoder import Clip
 from guidance.clip.templates import PLAIN, fill
 from guidance.clip.templates import check as check_templates
@@ -18,13 +21,18 @@ from guidance.errors import InputError
 
 
 def zero_shot(
-    clip: Clip, images: Float[Tensor, "n 3 h w"], labels: list[str], templates: Sequence[str] = PLAIN
+    clip: Clip,
+    images: Float[Tensor, "n 3 h w"] | UInt8[np.ndarray, "n h w 3"] | Sequence[Path | str],
+    labels: list[str],
+    templates: Sequence[str] = PLAIN,
 ) -> Float[Tensor, "n labels"]:
-    """The probability of each label for each image, with the temperature that the model learned.
+    """The probability of each label for each image, with the temperature that the model learned; on the CPU.
 
-    Raises InputError for labels that are empty, twice there, or fewer than two.
+    Images are given as to `embed_images`. For a gradient, give `probabilities` the result of
+    `Clip.encode_image`. Raises InputError as `classifier` and `embed_images` do.
     """
-    return probabilities(clip, clip.encode_image(images), classifier(clip, labels, templates))
+    weights = classifier(clip, labels, templates).cpu()
+    return probabilities(clip, embed_images(clip, images), weights)
 
 
 def classifier(clip: Clip, labels: list[str], templates: Sequence[str] = PLAIN) -> Float[Tensor, "labels d"]:

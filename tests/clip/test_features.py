@@ -160,3 +160,16 @@ def test_openais_end_of_text():
     assert [len(rows) for rows in tokens] == [5, 10, 2]
     ends = torch.stack([rows[-1] for rows in tokens])
     torch.testing.assert_close(ends, clip.encode_many(TEXTS), rtol=0, atol=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", KINDS)
+def test_cuda_equals_cpu(model_folder, kind):
+    cpu, cuda = (load(f"local-dir:{model_folder(kind)}", device=device) for device in ("cpu", "cuda"))
+    images = noise(cpu)
+    expected, (layer,) = image_features(cpu, images, [-1])
+    embeddings, (same,) = image_features(cuda, images.cuda(), [-1])
+    assert F.cosine_similarity(embeddings.cpu(), expected).min() > 0.999
+    assert F.cosine_similarity(same.cpu().flatten(1), layer.flatten(1)).min() > 0.999
+    for got, want in zip(text_tokens(cuda, TEXTS), text_tokens(cpu, TEXTS), strict=True):
+        torch.testing.assert_close(got.cpu(), want, rtol=0, atol=1e-3)

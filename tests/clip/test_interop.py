@@ -279,3 +279,11 @@ def test_broken_weights_are_told(saved, tmp_path):
     weights.unlink()
     with pytest.raises(InputError, match="in one such file"):
         from_transformers(folder)
+
+
+@pytest.mark.gpu
+def test_a_model_on_cuda_is_carried_over():
+    model = theirs()
+    state = to_transformers(from_transformers(model, device="cuda", precision="bfloat16")).state_dict()
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(state[name], tensor, rtol=0, atol=1e-6)

@@ -3,15 +3,17 @@
 import warnings
 from pathlib import Path
 
+import numpy as np
 import open_clip
 import pytest
 import torch
 from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES
+from PIL import Image
 
 from guidance.clip import Clip, PromptWarning, load, templates
 from guidance.clip.labels import read_labels
 from guidance.clip.templates import OPENAI, PLAIN, fill, read_templates
-from guidance.clip.zero_shot import classifier, evaluate, zero_shot
+from guidance.clip.zero_shot import classifier, evaluate, probabilities, zero_shot
 from guidance.errors import InputError
 
 LABELS = ["red heart", "fox", "blue whale", "snow", "smiling face", "the {} sunglasses"]
@@ -61,6 +63,25 @@ def test_probabilities_have_the_models_own_temperature(clip, folder):
     assert clip.logit_scale == pytest.approx(model.logit_scale.exp().item())
     assert clip.logit_scale > 10
     torch.testing.assert_close(zero_shot(clip, images, LABELS), logits.softmax(-1), rtol=0, atol=1e-5)
+
+
+def test_images_may_be_arrays_or_files(clip, tmp_path):
+    array = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    paths = [tmp_path / "a.png", tmp_path / "b.png"]
+    for pixels, path in zip(array, paths, strict=True):
+        Image.fromarray(pixels).save(path)
+    expected = zero_shot(clip, torch.from_numpy(array).permute(0, 3, 1, 2) / 255, LABELS)
+    torch.testing.assert_close(zero_shot(clip, array, LABELS), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(zero_shot(clip, paths, LABELS), expected, rtol=0, atol=1e-6)
+
+
+def test_probabilities_have_a_gradient(clip):
+    images = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    chances = probabilities(clip, clip.encode_image(images), classifier(clip, LABELS))
+    (gradient,) = torch.autograd.grad(chances[0, 0], images)
+    with torch.no_grad():
+        nearer = zero_shot(clip, images + 0.01 * gradient / gradient.abs().max(), LABELS)
+    assert nearer[0, 0] > chances[0, 0]
 
 
 def test_many_labels_are_encoded_in_parts_alike(clip):
