@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from guidance.canvas.raster import triton_kernels as kernels
 from guidance.canvas.raster.paints import gradient_colours
-from guidance.canvas.raster.polylines import Polylines, cut, flatten, polylines
+from guidance.canvas.raster.polylines import Outline, Polylines, cut, polylines
 from guidance.canvas.raster.scene import Gradients, Scene, ranks
 
 TILE = int(kernels.TILE)
@@ -32,7 +32,7 @@ def rasterize(scene: Scene, height: int, width: int) -> Float[Tensor, "b channel
     """
     with torch.cuda.device_of(scene.points):
         outline = cut(scene, width)
-        lines = polylines(scene, outline, flatten(outline))
+        lines = polylines(scene, outline, _Flatten.apply(outline.control, outline))
         cover = _cover(lines, scene.owners, len(scene.opacity), height, width)
         paints = torch.cat([scene.colours, scene.opacity[:, :, None]], 2).flatten(0, 1)
         rows = cover.paths
@@ -41,6 +41,36 @@ def rasterize(scene: Scene, height: int, width: int) -> Float[Tensor, "b channel
             paints = torch.cat([paints, shades])
         image: Tensor = _Paint.apply(lines.vertices, paints, scene.background, cover, rows)
         return image
+
+
+class _Flatten(torch.autograd.Function):
+    """`guidance.canvas.raster.polylines.flatten` in one launch."""
+
+    @staticmethod
+    def forward(ctx: Any, control: Tensor, outline: Outline) -> Tensor:
+        counts = outline.counts.int()
+        bases = _starts(counts)
+        contours = torch.repeat_interleave(outline.segments, output_size=len(counts))
+        vertices = control.new_empty(int(outline.ends[-1]), 3)
+        kernels.flatten[(len(counts),)](
+            control.detach().contiguous(), outline.corners, counts, bases, contours, vertices,
+            BLOCK=32, num_warps=1,
+        )  # fmt: skip
+        ctx.rest = outline.corners, counts, bases, contours
+        ctx.shape = control.shape
+        return vertices
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        corners, counts, bases, contours = ctx.rest
+        to_corners = gradient.new_empty(len(counts) * 4, 3)
+        with torch.cuda.device_of(gradient):
+            kernels.unflatten[(len(counts),)](
+                counts, bases, contours, len(counts), gradient.contiguous(), to_corners, BLOCK=32, num_warps=1
+            )
+        # At most two cubics share a point, and the sum of two numbers does not depend on which is first.
+        return gradient.new_zeros(ctx.shape).index_add_(0, corners.flatten(), to_corners), None
 
 
 class _Cover(NamedTuple):

@@ -12,6 +12,7 @@ Everything is in pixels, and computed once, in one order: no sum depends on whic
 
 from guidance.canvas.raster.triton_kernels.binning import classify, list_entries, survey
 from guidance.canvas.raster.triton_kernels.coverage import cover, gather, uncover
+from guidance.canvas.raster.triton_kernels.curves import flatten, unflatten
 from guidance.canvas.raster.triton_kernels.painting import paint, sum_paints, unpaint
 from guidance.canvas.raster.triton_kernels.tiles import TILE
 
@@ -19,11 +20,13 @@ __all__ = [
     "TILE",
     "classify",
     "cover",
+    "flatten",
     "gather",
     "list_entries",
     "paint",
     "sum_paints",
     "survey",
     "uncover",
+    "unflatten",
     "unpaint",
 ]
