@@ -1,6 +1,7 @@
 """How well a CLIP understands names in many languages."""
 
 import json as json_format
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +15,7 @@ from rich.text import Text
 import guidance as g
 from guidance.clip.labels import embed_found
 from guidance.clip.languages import ENGLISH, compare, keep, read_names
-from guidance.clip.sources import look
+from guidance.clip.sources import Missed, look
 
 
 def main(
@@ -37,7 +38,10 @@ def main(
     """
     files, names = read_names(data)
     model = g.load(clip, device=g.device(device), precision=precision)
-    seen = embed_found(model, (item for file in files for item in look(file)))
+    # os.path.exists and not Path.exists, which raises for a name that is too long.
+    gone = [Missed(str(file), "no such file") for file in files if not os.path.exists(file)]
+    there = [item for file in files if os.path.exists(file) for item in look(file)]
+    seen = embed_found(model, [*gone, *there])
     names = keep(names, files, [picture.path for picture in seen.pictures])
     english = model.encode_many([title for _, title in names[ENGLISH]])
     pictures = seen.embeddings.to(model.device)

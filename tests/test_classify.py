@@ -217,6 +217,8 @@ def test_the_two_formats_and_broken_pictures(translated: Path, run: Run) -> None
     facts = json.loads(run("languages", translated, "--json")[0])
     assert [Path(path).name for path in facts["skipped"]] == ["green.png"]
     assert [language["names"] for language in facts["languages"]] == [2, 2, 2]
+    (folder / "green.png").unlink()
+    assert json.loads(run("languages", translated, "--json")[0])["languages"] == facts["languages"]
     assert facts["languages"][0]["first"] == 1
 
 
