@@ -26,8 +26,9 @@ def main(
 ) -> None:
     """Bring an index of pictures up to date: what is new is encoded, what is gone leaves.
 
-    Ctrl-C loses a few seconds of work, and the same command goes on. With `torchrun --nproc-per-node N -m
-    guidance embed …` several processes share the work; the command without torchrun then merges what they did.
+    Ctrl-C loses a few seconds of work, and the same command goes on. Under torchrun (torchrun
+    --nproc-per-node 2 -m guidance embed …) processes share the work; afterwards the command without it merges
+    what they did.
 
     Args:
         sources: Folders, pictures, tables (.csv, .tsv with filepath and title), shards (.tar of WebDataset).
@@ -49,15 +50,19 @@ def main(
     model = g.load(clip, device=where, precision=precision)
     began = shown = time.monotonic()
     tally = embed.Tally()
-    for tally in embed.embed(model, sources, index, batch=batch, share=share):
-        if time.monotonic() - shown > 10:
-            shown = time.monotonic()
-            rate = tally.encoded / (shown - began)
-            print(
-                f"{tally.encoded} encoded, {tally.unchanged} unchanged, {rate:.0f}/s",
-                file=sys.stderr,
-                flush=True,
-            )
+    try:
+        for tally in embed.embed(model, sources, index, batch=batch, share=share):
+            if time.monotonic() - shown > 10:
+                shown = time.monotonic()
+                rate = f"{tally.encoded / (shown - began):.0f}/s"
+                print(
+                    f"{tally.encoded} encoded, {tally.unchanged} unchanged, {rate}",
+                    file=sys.stderr,
+                    flush=True,
+                )
+    except KeyboardInterrupt:
+        print("stopped early; the same command goes on", file=sys.stderr)
+        raise
     report(tally, index, share)
 
 
@@ -71,7 +76,10 @@ def report(tally: embed.Tally, index: Path, share: tuple[int, int]) -> None:
         f"{len(tally.skipped)} skipped"
     )
     lines = [f"{missed.reason}\t{missed.path}\n" for missed in tally.skipped]
-    write_text(listing, "reason\tpath\n" + "".join(lines))
+    try:
+        write_text(listing, "reason\tpath\n" + "".join(lines))
+    except OSError as error:
+        raise g.InputError(f"cannot write {listing} ({error.strerror}); the index is complete") from error
     for reason, number in Counter(missed.reason for missed in tally.skipped).most_common():
         example = next(missed.path for missed in tally.skipped if missed.reason == reason)
         print(f"  {number} {reason}, such as {example}")

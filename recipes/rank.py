@@ -9,7 +9,7 @@ from rich.table import Table
 
 import guidance as g
 from guidance.clip.pictures import Unusable, ahead, as_image, decode
-from guidance.clip.sheet import named_sheet
+from guidance.clip.sheet import write_sheet
 from guidance.clip.sources import Found, look, read
 from guidance.losses.clip import embed
 
@@ -39,11 +39,11 @@ def main(
     if top < 1:
         raise g.InputError(f"top must be at least 1, got {top}")
     prompts = g.parse(prompt)
+    found = list(dict.fromkeys(each for file in files for each in pictures_of(file)))
     model = g.load(clip, device=g.device(device))
     # Pictures among the prompts are read once, not for every file.
     vectors = embed(model, prompts).tolist()
     prompts = [g.Prompt(embedding=tuple(v), weight=p.weight) for v, p in zip(vectors, prompts, strict=True)]
-    found = list(dict.fromkeys(each for file in files for each in pictures_of(file)))
     scored: list[tuple[float, str]] = []
     # Twice what the model sees: the views of clip_score are made of that.
     work = ahead(found, lambda each: decode(read(each, None, 0).data, 2 * model.image_size)[0], 32)
@@ -66,8 +66,7 @@ def main(
         table.add_row(str(rank), f"{score:.3f}", path)
     Console().print(table)
     names = [f"{rank}  {score:.3f}\n{title(Path(path))}" for rank, (score, path) in enumerate(best, 1)]
-    sheet.parent.mkdir(parents=True, exist_ok=True)
-    g.write_png(sheet, named_sheet([(path, None, 0) for _, path in best], names))
+    write_sheet(sheet, [(path, None, 0) for _, path in best], names)
     return f"sheet: {sheet}"
 
 

@@ -10,7 +10,7 @@ from rich.table import Table
 import guidance as g
 from guidance.clip.index import Index
 from guidance.clip.search import search
-from guidance.clip.sheet import named_sheet
+from guidance.clip.sheet import write_sheet
 
 
 def main(
@@ -62,6 +62,5 @@ def main(
         for rank, match in enumerate(found, 1)
     ]
     places = [(match.row.file, match.row.offset, match.row.length) for match in found]
-    sheet.parent.mkdir(parents=True, exist_ok=True)
-    g.write_png(sheet, named_sheet(places, names))
+    write_sheet(sheet, places, names)
     return f"sheet: {sheet}" + (f"; approximate, with a recall of {recall:.1%}" if recall is not None else "")

@@ -13,8 +13,8 @@ Python, its transactions survive kills, full disks and power cuts, and processes
 What is left to do here is an order of writing: embeddings are on the disk before the transaction that makes
 them count, and no slot is used twice.
 
-Approximate search is usearch's: `pip install 'clip-guidance[search]'`, 57 MB installed. Without it, and up to a
-million rows, search is exact.
+Approximate search is usearch's: `pip install 'clip-guidance[search]'`, 57 MB installed. Without it, and up
+to a million rows, search is exact.
 """
 
 import os
@@ -237,13 +237,13 @@ class Index:
         return found[:top]
 
     def merge(self, other: "Index") -> int:
-        """Take over the rows of another index of the same model, all or none; returns how many."""
+        """Take over the rows of another index of the same model; returns how many."""
         self.check(other.model, other.fingerprint)
-        entries = list(other.rows())
-        if entries:
-            slots = np.array([slot for slot, _ in entries])
-            self.add([row for _, row in entries], other.vectors()[1][slots - 1])
-        return len(entries)
+        slots, vectors = other.vectors()
+        for start in range(0, len(slots), 10_000):
+            rows = other.rows_at(slots[start : start + 10_000].tolist())
+            self.add(list(rows.values()), vectors[np.array(list(rows)) - 1])
+        return len(slots)
 
     def tidy(self) -> None:
         """Write the embeddings anew without those of rows that are gone, if these are the larger part.
