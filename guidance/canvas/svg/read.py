@@ -249,13 +249,10 @@ class _Reader:
             return
         if any(style[f"marker-{where}"] != "none" for where in ("start", "mid", "end")):
             self.note("markers")
-        curves = [geometry.segments(contour.array(), contour.closed) for contour in contours]
-        left, top, right, bottom = geometry.bounds(np.concatenate(curves))
-        box = (left, top, right - left, bottom - top)
-        fill = self._resolve("fill", place, box) if min(box[2:]) > 0 else None
-        stroke = self._resolve("stroke", place, box)
+        fill = self._resolve("fill", place, contours)
+        stroke = self._resolve("stroke", place, contours)
         parts: list[Drawn | None] = []
-        if fill is not None:
+        if fill is not None and min(_box(contours)[2:]) > 0:
             solid = [contour for contour in contours if not geometry.is_dot(contour)]
             parts.append(self._path(solid, place, fill, None))
         diagonal = hypot(*place.viewport) / 2**0.5
@@ -290,11 +287,11 @@ class _Reader:
         style, matrix = place.style, place.matrix
         scale = 0.0
         if width:
-            _, (larger, smaller), _ = np.linalg.svd(matrix[:2, :2])
-            scale = float(np.sqrt(larger * smaller))
+            area = abs(float(np.linalg.det(matrix)))
+            scale = area**0.5
             if style["vector-effect"] == "non-scaling-stroke":
                 self.note("strokes that do not scale")
-            elif larger > 1.001 * smaller:
+            elif (matrix[:2, :2] ** 2).sum() > (2 + 1e-6) * area:  # an axis is over 1.001 times the other
                 self.note("strokes under a transform that is not uniform")
         points = [contour.array() @ matrix[:2, :2].T + matrix[:2, 2] for contour in contours]
         thickness = scale * (width or 0.0)
@@ -322,9 +319,7 @@ class _Reader:
             opacity,
         )
 
-    def _resolve(
-        self, name: str, place: _Place, box: tuple[float, float, float, float]
-    ) -> RGBA | Gradient | None:
+    def _resolve(self, name: str, place: _Place, contours: list[Contour]) -> RGBA | Gradient | None:
         """The paint of a shape's `fill` or `stroke`."""
         paint = parse_paint(place.style[name])
         assert paint is not None
@@ -333,6 +328,7 @@ class _Reader:
             self.note("external references")
         elif target is not None and target.name in ("linearGradient", "radialGradient"):
             self._spend(20 + len(target.children))
+            box = _box(contours)
             return resolve(target, self._ids, self._style, box, place.viewport, self.note)
         elif target is not None:
             self.note("patterns" if target.name == "pattern" else f"paint by {target.name[:40] or 'others'}")
@@ -348,3 +344,10 @@ class _Reader:
             part.opacity *= opacity
         if len(parts) > 1 and overlap(parts):
             self.note("opacity of groups whose parts overlap")
+
+
+def _box(contours: list[Contour]) -> tuple[float, float, float, float]:
+    """The box around a shape: left, top, width, height."""
+    curves = [geometry.segments(contour.array(), contour.closed) for contour in contours]
+    left, top, right, bottom = geometry.bounds(np.concatenate(curves))
+    return left, top, right - left, bottom - top
