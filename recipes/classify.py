@@ -31,12 +31,13 @@ def main(
     """Label pictures with words of your own, or measure how often that is right.
 
     Args:
-        files: Pictures, folders, tables (.csv, .tsv with filepath), shards (.tar); with --evaluate one folder,
-            in which there is a folder for each label, or captions.csv (filepath, title).
+        files: Pictures, folders, tables (.csv, .tsv with filepath), shards (.tar); with --evaluate one
+            folder, in which there is a folder for each label, or captions.csv (filepath, title).
         labels: Separated by commas: cat,dog; or @labels.txt, a file with one a line. With --evaluate the
             folder's own, unless there are some here.
-        templates: Sentences to put a label into: plain (none: best for tiny, which learned from names), openai
-            (80, averaged: for models that learned from captions), or a file with one a line: a photo of a {}.
+        templates: Sentences to put a label into: plain (none; best for tiny, which learned from names),
+            openai (80, averaged; for models that learned from captions), or a file with one a line, such as:
+            a photo of a {}.
         evaluate: Compare with the labels of the folder: top-1, top-5, recall, confusions.
         top: How many labels of each picture are shown; with --evaluate, how many labels and confusions.
         json: Print everything as JSON, not as a table.
