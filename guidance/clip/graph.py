@@ -51,6 +51,7 @@ def nearest(path: Path, query: Float32[np.ndarray, " d"], count: int) -> Int64[n
     """About `count` slots whose embeddings are nearest to a query, from the graph's file in place."""
     from usearch.index import Index
 
-    graph = Index.restore(str(path), view=True)
-    graph.expansion_search = max(BREADTH, count)
+    graph = Index(
+        ndim=len(query), metric="ip", dtype="i8", expansion_search=max(BREADTH, count), path=path, view=True
+    )
     return graph.search(query, count).keys.astype(np.int64)
