@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from guidance.canvas import Scene, read_svg, to_svg
-from guidance.canvas.svg import SvgWarning
+from guidance.canvas import Scene
+from guidance.canvas.svg import SvgWarning, read_svg, to_svg
 from guidance.errors import InputError
 
 FOLDER = Path(__file__).parent / "drawings"

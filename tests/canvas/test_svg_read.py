@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from random_scenes import SIZE, random_scene
 from shown import on_white, shown
-from test_svg_write import SIZE, random_scene
 
-from guidance.canvas import Scene, rasterize, read_svg, to_svg
-from guidance.canvas.svg import SvgWarning, document
+from guidance.canvas import Scene, Strokes, rasterize
+from guidance.canvas.svg import SvgWarning, document, read_svg, to_svg
 from guidance.clock import Clock
 from guidance.errors import InputError
 
@@ -169,8 +169,6 @@ def test_what_was_written_comes_back(seed: int) -> None:
 
 
 def test_strokes_come_back_as_they_were() -> None:
-    from guidance.canvas import Strokes
-
     canvas = Strokes(50, 224, Clock(seed=1), opacity=(0, 1))
     assert to_svg(quietly(canvas.svg()), 224) == canvas.svg()
 
@@ -267,7 +265,7 @@ def test_what_gradients_have_not_is_named(attributes: str, feature: str) -> None
 
 def test_a_warning_names_each_feature_once() -> None:
     message = noted("<text/><path d='M0 0h9v9z'/><text/><image/>")
-    assert message == "the SVG has what a scene has not: text, images"
+    assert message == "parts of the SVG are left out or simplified: text, images"
 
 
 @pytest.mark.parametrize(

@@ -89,12 +89,16 @@ def read_svg(source: Path | str) -> tuple[Scene, tuple[int, int]]:
     scene = reader.scene(root, size)
     if reader.notes:
         warnings.warn(
-            f"the SVG has what a scene has not: {', '.join(reader.notes)}", SvgWarning, stacklevel=2
+            f"parts of the SVG are left out or simplified: {', '.join(reader.notes)}",
+            SvgWarning,
+            stacklevel=2,
         )
     return scene, size.pixels()
 
 
 class _Reader:
+    """Walks through a document, collects its paths, and notes what they cannot hold."""
+
     def __init__(self, root: Element) -> None:
         self.notes: list[str] = []
         self._spend = Budget().spend

@@ -2,4 +2,4 @@
 
 
 class SvgWarning(UserWarning):
-    """An SVG uses features that a `Scene` does not have; the message names each of them once."""
+    """An SVG uses features that a `Scene` cannot hold; the message names each of them once."""
