@@ -119,7 +119,7 @@ class _Pen:
         if not self._begun:
             return
         # Relative steps that lead back to the start miss it by rounding.
-        if not self._points or abs(self.at - self.start) > 1e-9 * abs(self.start):
+        if not self._points or abs(self.at - self.start) > 1e-9 * max(map(abs, self._points)):
             self.line(self.start)
         self.contours.append(Contour(self._points[:-1], True))
         self._points = []
