@@ -233,7 +233,7 @@ def _fills(lines: Polylines, height: int, width: int) -> _Fragments:
     drop = (lower - upper)[part] * share
     inside = (middle - column).clamp(0, 1)
 
-    # The rows of every path, as wide as it is there, and one column more. Contours are closed: each sums to 0.
+    # The rows of every path, as wide as it is there and a column more: each sums to 0, as it is closed.
     keys, span = (owner[contour[a]] * height + row.long()).unique(return_inverse=True)
     lowest = torch.full_like(keys, width, dtype=first.dtype).scatter_reduce_(0, span, first, "amin")
     highest = torch.full_like(lowest, -1).scatter_reduce_(0, span, final, "amax")
