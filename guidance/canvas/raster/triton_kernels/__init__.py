@@ -5,7 +5,8 @@ of a fill may be the one that closes its contour. A *tile* is a square of `TILE`
 through the population's images. A *strip* is where a path crosses a row of tiles, and has the list of the
 path's pieces there, by *entries*: a piece, and the first and last column of tiles that it touches; a *cell*
 is a tile of a strip. Strips and cells are numbered in painting order. Each cell is outside its path
-(dropped), inside it, or on its edge. Cells on an edge have the first numbers among those that are kept.
+(dropped), inside it, or on its edge. An *item* is a cell that is kept; items are numbered by tile, those of a
+tile in painting order.
 
 Everything is in pixels, and computed once, in one order: no sum depends on which program is first.
 """
@@ -14,9 +15,10 @@ from guidance.canvas.raster.triton_kernels.binning import classify, list_entries
 from guidance.canvas.raster.triton_kernels.coverage import cover, gather, uncover
 from guidance.canvas.raster.triton_kernels.curves import flatten, unflatten
 from guidance.canvas.raster.triton_kernels.painting import paint, sum_paints, unpaint
-from guidance.canvas.raster.triton_kernels.tiles import TILE
+from guidance.canvas.raster.triton_kernels.tiles import LANES, TILE
 
 __all__ = [
+    "LANES",
     "TILE",
     "classify",
     "cover",

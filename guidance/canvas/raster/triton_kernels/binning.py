@@ -10,6 +10,7 @@ from guidance.canvas.raster.triton_kernels.tiles import (
     EDGE,
     HALO,
     INSIDE,
+    LANES,
     OUTSIDE,
     STROKED,
     TILE,
@@ -21,6 +22,9 @@ from guidance.canvas.raster.triton_kernels.tiles import (
 )
 
 _NONZERO = tl.constexpr(NONZERO)
+
+#: Cells that are classified at a time.
+_CELLS = tl.constexpr(32)
 
 #: From the centre of a tile to the centre of its corner pixel.
 _CORNER = tl.constexpr(15 * 0.5**0.5)
@@ -38,11 +42,10 @@ def _direction(vertices, v, mask):
     return tl.load(row + 3, mask, 0.0) - ax, tl.load(row + 4, mask, 0.0) - ay
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["m"])
 @no_type_check
 def survey(
     vertices, contours, ends, closed, owners, kinds, rows, m, pieces, tips, firsts, counts, tops, bottoms,
-    BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Tabulates pieces, how many `rows` of tiles they touch, and the first and last row of every path.
 
@@ -50,7 +53,7 @@ def survey(
     bx, by, the direction, the radius and how much it grows. `tips` says whether an open contour begins (1)
     or ends (2) in the piece. A piece of no length has the direction of the one before, or else after it.
     """
-    v = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    v = tl.program_id(0) * LANES + tl.arange(0, LANES)
     valid = v < m
     contour = tl.load(contours + v, valid, 0)
     path = tl.load(owners + contour, valid, 0)
@@ -110,22 +113,22 @@ def survey(
     count = tl.where(there, tl.maximum(final - first + 1, 0), 0)
     tl.store(firsts + v, first, valid)
     tl.store(counts + v, count, valid)
-    tl.atomic_min(tops + path, first, mask=count > 0)
-    tl.atomic_max(bottoms + path, final, mask=count > 0)
+    tl.atomic_min(tops + path, first, mask=count > 0, sem="relaxed")
+    tl.atomic_max(bottoms + path, final, mask=count > 0, sem="relaxed")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["m"])
 @no_type_check
 def list_entries(
     pieces, contours, owners, kinds, firsts, tops, strip_base, entry_base, columns, m,
-    strips, entries, lefts, rights, strip_paths, strip_rows, BLOCK: tl.constexpr,
+    strips, entries, lefts, rights, strip_paths, strip_rows,
 ):  # fmt: skip
     """Lists for every piece its entries, one a row of tiles; and for every strip its path, row and columns.
 
     `strips` are those of the entries. An entry of a fill may lie in column -1, left of the canvas, or in
     `columns`, right of it. The columns of a strip are `lefts` to `rights`.
     """
-    v = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    v = tl.program_id(0) * LANES + tl.arange(0, LANES)
     valid = v < m
     base = tl.load(entry_base + v, valid, 0)
     count = tl.load(entry_base + v + 1, valid, 0) - base
@@ -134,7 +137,7 @@ def list_entries(
     first = tl.load(firsts + v, valid, 0)
     strip_of_first = tl.load(strip_base + path, valid, 0) + first - tl.load(tops + path, valid, 0)
     ax, ay, bx, by = line(pieces, v, valid)
-    ex, ey, radius, more = frame(pieces, v, valid)
+    _, _, radius, more = frame(pieces, v, valid)
     reach = tl.where(stroked, tl.maximum(radius, radius + more) + HALO, 0.0)
     for r in range(0, tl.max(count, 0)):
         here = r < count
@@ -155,19 +158,19 @@ def list_entries(
         tl.store(row + 2, high, here)
         tl.store(strip_paths + strip, path, here)
         tl.store(strip_rows + strip, first + r, here)
-        tl.atomic_min(lefts + strip, tl.maximum(low, 0), mask=here)
-        tl.atomic_max(rights + strip, tl.minimum(high, columns - 1), mask=here)
+        tl.atomic_min(lefts + strip, tl.maximum(low, 0), mask=here, sem="relaxed")
+        tl.atomic_max(rights + strip, tl.minimum(high, columns - 1), mask=here, sem="relaxed")
 
 
 @triton.jit
 @no_type_check
 def classify(
-    pieces, kinds, listed, list_base, strip_paths, strip_rows, lefts, cell_base, per_member, rows, columns, nowhere,
-    tiles, states, cell_strips, BLOCK: tl.constexpr,
+    pieces, kinds, listed, list_base, strip_paths, strip_rows, lefts, cell_base, per_member, rows, columns,
+    nowhere, tiles, states, cell_strips,
 ):  # fmt: skip
     """For the cells of one strip: tile, state and strip. Those outside get the tile `nowhere`.
 
-    `listed` are the entries of the strips, one after another. `per_member` is the number of paths of an image.
+    `listed` are the entries of the strips, one after another. An image has `per_member` paths.
     """
     strip = tl.program_id(0)
     path, row = tl.load(strip_paths + strip), tl.load(strip_rows + strip)
@@ -176,13 +179,13 @@ def classify(
     left, first, last = tl.load(lefts + strip), tl.load(cell_base + strip), tl.load(cell_base + strip + 1)
     top = (row * TILE).to(tl.float32)
     first_tile = (path // per_member * rows + row) * columns
-    for start in range(first, last, BLOCK):
-        cell = start + tl.arange(0, BLOCK)
+    for start in range(first, last, _CELLS):
+        cell = start + tl.arange(0, _CELLS)
         column = left + cell - first
         centre = (column * TILE).to(tl.float32) + 0.5 * TILE
-        touched = tl.zeros([BLOCK], tl.int1)
-        inside = tl.zeros([BLOCK], tl.int1)
-        winding = tl.zeros([BLOCK], tl.float32)
+        touched = tl.zeros([_CELLS], tl.int1)
+        inside = tl.zeros([_CELLS], tl.int1)
+        winding = tl.zeros([_CELLS], tl.float32)
         for k in range(begin, end):
             v = tl.load(listed + k * 3)
             low, high = tl.load(listed + k * 3 + 1), tl.load(listed + k * 3 + 2)

@@ -9,6 +9,8 @@ from guidance.canvas.raster.model import CAP
 from guidance.canvas.raster.polylines import NONZERO
 from guidance.canvas.raster.triton_kernels.tiles import (
     HALO,
+    INSIDE,
+    LANES,
     PIXELS,
     STROKED,
     TILE,
@@ -20,6 +22,9 @@ from guidance.canvas.raster.triton_kernels.tiles import (
 
 _CAP = tl.constexpr(CAP)
 _NONZERO = tl.constexpr(NONZERO)
+
+#: From a pixel that is nearer to the axis of a stroke the axis has no direction.
+_ON_AXIS = tl.constexpr(1e-4)
 
 #: Smaller shares are none.
 _LEAST_STROKED, _LEAST_FILLED = tl.constexpr(1e-6), tl.constexpr(1e-5)
@@ -41,7 +46,7 @@ def _foot(x, y, ex, ey, length, more):
 @triton.jit
 @no_type_check
 def _area(z, wide, narrow):
-    """A pixel seen along a direction is a trapezoid: its area within z, less half of it; and the derivative."""
+    """A pixel seen along a direction is a trapezoid: its area within z, less half, and the derivative."""
     half, flat = (wide + narrow) * 0.5, (wide - narrow) * 0.5
     z = tl.minimum(tl.maximum(z, -half), half)
     corner = tl.maximum(tl.abs(z) - flat, 0.0) / narrow
@@ -65,7 +70,7 @@ def _shade(x, y, ex, ey, length, radius, more, tips):
     between = (u > 0) & (u < length) & (u == foot)
     distance = tl.where(between, tl.abs(cross), tl.sqrt(x * x + y * y))
     side = tl.where(between & (cross <= 0), -1.0, 1.0)
-    away = ~between & (distance > TINY)
+    away = ~between & (distance > _ON_AXIS)
     divisor = tl.where(away, distance, 1.0)
     nx, ny = tl.where(away, x / divisor, -ey * side), tl.where(away, y / divisor, ex * side)
     wide = tl.maximum(tl.abs(nx), tl.abs(ny))
@@ -79,8 +84,7 @@ def _shade(x, y, ex, ey, length, radius, more, tips):
     far, far_slope = _area(shrunk + distance, wide, narrow)
     close, close_slope = _area(shrunk - distance, wide, narrow)
     by_distance, by_radius = far_slope - close_slope, far_slope + close_slope
-    # Strokes thinner than this are fills.
-    thick = tl.maximum(shrunk, TINY)
+    thick = tl.maximum(shrunk, 1e-6)
     bend = tl.where(tip, -0.5 * _CAP * by_radius / (thick * blunt), 0.0)
     sign = tl.where(along > 0, 1.0, -1.0)
     gx = -by_distance * nx - bend * (sign * ex - sine * nx)
@@ -110,31 +114,33 @@ def _right_of(ax, ay, bx, by, column, row):
 @triton.jit
 @no_type_check
 def cover(
-    pieces, tips, kinds, listed, list_base, strip_paths, order, tiles, cell_strips, numbers, edges, rows, columns,
-    shares, marks, item_numbers, item_paths,
+    pieces, tips, kinds, listed, list_base, strip_paths, states, cell_strips, order, tiles, rows, columns,
+    shares, marks, items, item_paths,
 ):  # fmt: skip
-    """The share of the pixels of one kept cell, and what they must remember for the way back.
+    """The shares of the pixels of one item, and what they must remember for the way back, their marks.
 
-    Cells come in the order of `tiles`. A cell's number is below `edges` if it is on the edge of its path; then
-    it has rows of `shares` and `marks`. A pixel's mark is the nearest piece of a stroke, or -1 if it does not
-    feel any; or the derivative of a fill's share by the area. `item_numbers` and `item_paths` are the cells'
-    numbers and paths in the order of tiles.
+    The mark of a pixel is the nearest piece of a stroke, or -1 if it does not feel any; or the derivative of
+    a fill's share by the area. `order` and `tiles` are the cells and tiles of the items, `items` becomes the
+    inverse of `order`, and `item_paths` the paths.
     """
     i = tl.program_id(0)
     cell = tl.load(order + i)
-    number, strip = tl.load(numbers + cell), tl.load(cell_strips + cell)
+    strip = tl.load(cell_strips + cell)
     path = tl.load(strip_paths + strip)
-    tl.store(item_numbers + i, number)
+    tl.store(items + cell, i)
     tl.store(item_paths + i, path)
-    if number < edges:
-        p = tl.arange(0, PIXELS)
+    p = tl.arange(0, PIXELS)
+    target = i.to(tl.int64) * PIXELS + p
+    if tl.load(states + cell) == INSIDE:
+        tl.store(shares + target, tl.full([PIXELS], 1.0, tl.float32))
+        tl.store(marks + target, tl.full([PIXELS], -1, tl.int32))
+    else:
         tile = tl.load(tiles + i)
         column = tile % columns
         left, top = (column * TILE).to(tl.float32), (tile // columns % rows * TILE).to(tl.float32)
         x, y = left + (p % TILE).to(tl.float32), top + (p // TILE).to(tl.float32)
         kind = tl.load(kinds + path)
         begin, end = tl.load(list_base + strip), tl.load(list_base + strip + 1)
-        target = number.to(tl.int64) * PIXELS + p
         if kind == STROKED:
             x, y = x + 0.5, y + 0.5
             nearest = tl.full([PIXELS], float("inf"), tl.float32)
@@ -187,7 +193,7 @@ def cover(
 @triton.jit
 @no_type_check
 def uncover(
-    pieces, tips, kinds, strips, entries, strip_paths, strip_rows, lefts, rights, cell_base, numbers, edges,
+    pieces, tips, kinds, strips, entries, strip_paths, strip_rows, lefts, rights, cell_base, items,
     marks, to_shares, to_entries,
 ):  # fmt: skip
     """The backward of `cover` for one entry: the gradients of its piece's beginning and end, x, y and radius.
@@ -196,7 +202,11 @@ def uncover(
     """
     entry = tl.program_id(0)
     strip = tl.load(strips + entry)
-    v, low, high = tl.load(entries + entry * 3), tl.load(entries + entry * 3 + 1), tl.load(entries + entry * 3 + 2)
+    v, low, high = (
+        tl.load(entries + entry * 3),
+        tl.load(entries + entry * 3 + 1),
+        tl.load(entries + entry * 3 + 2),
+    )
     left = tl.load(lefts + strip)
     low, high = tl.maximum(low, left), tl.minimum(high, tl.load(rights + strip))
     stroked = tl.load(kinds + tl.load(strip_paths + strip)) == STROKED
@@ -211,21 +221,19 @@ def uncover(
     a0 = tl.zeros([PIXELS], tl.float32)
     a1, a2, b0, b1, b2 = a0, a0, a0, a0, a0
     for column in range(low, high + 1):
-        number = tl.load(numbers + cells + column)
-        if number < edges:
-            source = number.to(tl.int64) * PIXELS + p
-            mark, g = tl.load(marks + source), tl.load(to_shares + source)
-            x = x0 + column * TILE
-            if stroked:
-                _, u, gx, gy, gr = _shade(x + 0.5 - ax, y0 + 0.5 - ay, ex, ey, length, radius, more, tip)
-                g = tl.where(mark == v, g, 0.0)
-                a0, a1, a2 = a0 + g * (1 - u) * gx, a1 + g * (1 - u) * gy, a2 + g * (1 - u) * gr
-                b0, b1, b2 = b0 + g * u * gx, b1 + g * u * gy, b2 + g * u * gr
-            else:
-                s, e = _inside(ax, ay, bx, by, x, y0)
-                g *= mark.to(tl.float32) * tl.maximum(e - s, 0.0)
-                u = (s + e) * 0.5
-                a0, b0 = a0 + (1 - u) * g, b0 + u * g
+        source = tl.load(items + cells + column).to(tl.int64) * PIXELS + p
+        mark, g = tl.load(marks + source), tl.load(to_shares + source)
+        x = x0 + column * TILE
+        if stroked:
+            _, u, gx, gy, gr = _shade(x + 0.5 - ax, y0 + 0.5 - ay, ex, ey, length, radius, more, tip)
+            g = tl.where(mark == v, g, 0.0)
+            a0, a1, a2 = a0 + g * (1 - u) * gx, a1 + g * (1 - u) * gy, a2 + g * (1 - u) * gr
+            b0, b1, b2 = b0 + g * u * gx, b1 + g * u * gy, b2 + g * u * gr
+        else:
+            s, e = _inside(ax, ay, bx, by, x, y0)
+            g *= mark.to(tl.float32) * tl.maximum(e - s, 0.0)
+            u = (s + e) * 0.5
+            a0, b0 = a0 + (1 - u) * g, b0 + u * g
     row = to_entries + entry * 6
     if stroked:
         tl.store(row, tl.sum(a0, 0))
@@ -268,16 +276,16 @@ def _inside(ax, ay, bx, by, column, row):
     return tl.maximum(s, t), tl.minimum(e, f)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["m"])
 @no_type_check
-def gather(entry_base, contours, ends, to_entries, m, to_vertices, BLOCK: tl.constexpr):
+def gather(entry_base, contours, ends, to_entries, m, to_vertices):
     """The gradient of every vertex: the sum over the entries of the pieces that begin and that end in it."""
-    v = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    v = tl.program_id(0) * LANES + tl.arange(0, LANES)
     valid = v < m
     contour = tl.load(contours + v, valid, 0)
     begin, end = tl.load(ends + contour, valid, 0), tl.load(ends + contour + 1, valid, 0)
     before = tl.where(v > begin, v - 1, end - 1)
-    x = tl.zeros([BLOCK], tl.float32)
+    x = tl.zeros([LANES], tl.float32)
     y, r = x, x
     for side in tl.static_range(2):
         piece = v if side == 0 else before

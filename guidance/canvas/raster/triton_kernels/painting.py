@@ -7,6 +7,9 @@ import triton.language as tl
 
 from guidance.canvas.raster.triton_kernels.tiles import PIXELS, TILE
 
+#: Cells whose gradients are added at a time.
+_CELLS = tl.constexpr(64)
+
 
 @triton.jit
 @no_type_check
@@ -23,89 +26,83 @@ def _place(rows, columns, height, width, channels):
 @no_type_check
 def _paint_of(paints, row, paths, p):
     """The colour and opacity of the pixels p: those of one path, or one row for each pixel."""
-    at = paints + (row + tl.where(row < paths, 0, p)) * 4
+    at = paints + (row.to(tl.int64) + tl.where(row < paths, 0, p)) * 4
     return tl.load(at), tl.load(at + 1), tl.load(at + 2), tl.load(at + 3)
 
 
 @triton.jit
 @no_type_check
-def _share_of(shares, number, edges, p):
-    """The shares of a cell; those inside a path have none listed."""
-    return tl.load(shares + number.to(tl.int64) * PIXELS + p, number + 0 * p < edges, 1.0)
-
-
-@triton.jit
-@no_type_check
 def paint(
-    tile_base, item_numbers, item_rows, shares, edges, paints, paths, ground, rows, columns, height, width, image,
-    CHANNELS: tl.constexpr,
+    tile_base, item_rows, shares, paints, paths, ground, rows, columns, height, width, channels, image,
 ):  # fmt: skip
-    """Paints the cells of one tile over the ground: colours times alpha, and alpha if there are 4 channels.
+    """Paints the items of one tile over the ground: colours times alpha, and alpha if there are 4 channels.
 
-    `item_rows` are the rows of `paints` of the cells in the order of tiles; from the row `paths` on every
-    pixel of the cell has a row of its own.
+    `tile_base` are the first items of the tiles, `item_rows` the rows of `paints` of the items: from the row
+    `paths` on every pixel of the item has a row of its own.
     """
     p = tl.arange(0, PIXELS)
     tile = tl.program_id(0)
     none = tl.zeros([PIXELS], tl.float32)
     red, green = none + tl.load(ground), none + tl.load(ground + 1)
     blue, alpha = none + tl.load(ground + 2), none + tl.load(ground + 3)
-    for i in range(tl.load(tile_base + tile), tl.load(tile_base + tile + 1)):
-        share = _share_of(shares, tl.load(item_numbers + i), edges, p)
+    first, end = tl.load(tile_base + tile), tl.load(tile_base + tile + 1)
+    share = shares + first.to(tl.int64) * PIXELS + p
+    for i in range(first, end):
         r, g, b, opacity = _paint_of(paints, tl.load(item_rows + i), paths, p)
-        over = share * opacity
+        over = tl.load(share) * opacity
+        share += PIXELS
         keep = 1 - over
         red, green, blue = keep * red + over * r, keep * green + over * g, keep * blue + over * b
         alpha = keep * alpha + over
-    at, there = _place(rows, columns, height, width, CHANNELS)
+    at, there = _place(rows, columns, height, width, channels)
     at, plane = image + at, height * width
     tl.store(at, red, there)
     tl.store(at + plane, green, there)
     tl.store(at + 2 * plane, blue, there)
-    if CHANNELS == 4:
+    if channels == 4:
         tl.store(at + 3 * plane, alpha, there)
 
 
 @triton.jit
 @no_type_check
 def unpaint(
-    tile_base, order, item_numbers, item_rows, shares, edges, paints, paths, ground, rows, columns, height, width,
-    gradient, to_shares, to_cells, to_paints, to_ground, CHANNELS: tl.constexpr,
+    tile_base, order, item_rows, shares, paints, paths, ground, rows, columns, height, width, channels,
+    gradient, to_shares, to_cells, to_paints, to_ground,
 ):  # fmt: skip
     """The backward of `paint`: the gradients of the shares, the paints and, for each tile, the ground.
 
-    Going up, `under` is the image's gradient times what lies under the cell; going down, `seen` is how much
-    of the cell shows. Nothing is divided by a transparency, so opaque paths are exact, too. `to_cells` gets
+    Going up, `under` is the image's gradient times what lies under the item; going down, `seen` is how much
+    of the item shows. Nothing is divided by a transparency, so opaque paths are exact, too. `to_cells` gets
     the gradient of a path's paint from each of its cells, `to_paints` that of pixels with their own.
     """
     p = tl.arange(0, PIXELS)
     tile = tl.program_id(0)
-    at, there = _place(rows, columns, height, width, CHANNELS)
+    at, there = _place(rows, columns, height, width, channels)
     at, plane = gradient + at, height * width
     red, green = tl.load(at, there, 0.0), tl.load(at + plane, there, 0.0)
     blue = tl.load(at + 2 * plane, there, 0.0)
     alpha = tl.zeros([PIXELS], tl.float32)
-    if CHANNELS == 4:
+    if channels == 4:
         alpha = tl.load(at + 3 * plane, there, 0.0)
     under = red * tl.load(ground) + green * tl.load(ground + 1) + blue * tl.load(ground + 2)
     first, end = tl.load(tile_base + tile), tl.load(tile_base + tile + 1)
+    at = first.to(tl.int64) * PIXELS + p
     for i in range(first, end):
-        number = tl.load(item_numbers + i)
         r, g, b, opacity = _paint_of(paints, tl.load(item_rows + i), paths, p)
         by = red * r + green * g + blue * b + alpha - under
-        tl.store(to_shares + number.to(tl.int64) * PIXELS + p, by)
-        under += _share_of(shares, number, edges, p) * opacity * by
+        tl.store(to_shares + at, by)
+        under += tl.load(shares + at) * opacity * by
+        at += PIXELS
     # What one thread has stored another may load.
     tl.debug_barrier()
     seen = tl.full([PIXELS], 1.0, tl.float32)
     for back in range(0, end - first):
         i = end - 1 - back
-        number, row = tl.load(item_numbers + i), tl.load(item_rows + i)
+        at -= PIXELS
+        row = tl.load(item_rows + i)
         _, _, _, opacity = _paint_of(paints, row, paths, p)
-        share = _share_of(shares, number, edges, p)
-        slot = to_shares + number.to(tl.int64) * PIXELS + p
-        by = tl.load(slot) * seen
-        tl.store(slot, by * opacity)
+        share, by = tl.load(shares + at), tl.load(to_shares + at) * seen
+        tl.store(to_shares + at, by * opacity)
         shown = share * opacity * seen
         seen *= 1 - share * opacity
         if row < paths:
@@ -115,7 +112,7 @@ def unpaint(
             tl.store(sums + 2, tl.sum(shown * blue, 0))
             tl.store(sums + 3, tl.sum(by * share, 0))
         else:
-            own = to_paints + (row + p) * 4
+            own = to_paints + (row.to(tl.int64) + p) * 4
             tl.store(own, shown * red)
             tl.store(own + 1, shown * green)
             tl.store(own + 2, shown * blue)
@@ -127,14 +124,14 @@ def unpaint(
 
 @triton.jit
 @no_type_check
-def sum_paints(strip_base, cell_base, to_cells, to_paints, BLOCK: tl.constexpr):
+def sum_paints(strip_base, cell_base, to_cells, to_paints):
     """Adds up what the cells of one path say of its paint."""
     path = tl.program_id(0)
     first = tl.load(cell_base + tl.load(strip_base + path))
     last = tl.load(cell_base + tl.load(strip_base + path + 1))
     channel = tl.arange(0, 4)
-    total = tl.zeros([BLOCK, 4], tl.float32)
-    for start in range(first, last, BLOCK):
-        cell = (start + tl.arange(0, BLOCK))[:, None]
+    total = tl.zeros([_CELLS, 4], tl.float32)
+    for start in range(first, last, _CELLS):
+        cell = (start + tl.arange(0, _CELLS))[:, None]
         total += tl.load(to_cells + cell * 4 + channel[None, :], cell < last, 0.0)
     tl.store(to_paints + path * 4 + channel, tl.sum(total, 0))

@@ -12,14 +12,17 @@ from guidance.canvas.raster.polylines import STROKE
 TILE = tl.constexpr(16)
 PIXELS = tl.constexpr(16 * 16)
 
+#: Pieces or vertices a program, in kernels that handle several.
+LANES = tl.constexpr(128)
+
 #: What a cell is.
 OUTSIDE, EDGE, INSIDE = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 
 STROKED = tl.constexpr(STROKE)
 HALO = tl.constexpr(REACH)
 
-#: Shorter pieces have no length, and no direction of their own.
-TINY = tl.constexpr(1e-6)
+#: Shorter pieces are points, as in the reference: rounding gives them any direction.
+TINY = tl.constexpr(1 / 256)
 
 
 @triton.jit

@@ -1,0 +1,129 @@
+"""How fast is the rasteriser on a GPU? CLIPDraw's strokes, forward and backward.
+
+    python benchmarks/raster_cuda.py [--repeats 50]
+
+Prints, as medians: milliseconds by CUDA events and by the clock of the host; the bytes that the kernels of
+tiles have to move, and how much of the bandwidth of a plain copy that is. Before that, the time of the first
+call: compiling, and in a second process, which finds the kernels where Triton keeps them (~/.triton/cache, or
+TRITON_CACHE_DIR; here an empty folder to begin with).
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from statistics import median
+
+import torch
+
+from guidance.canvas import Scene, Strokes, rasterize
+from guidance.clock import Clock
+
+#: members, strokes, height, width, range of radii in pixels. Bézier Splatting's scene (Liu et al. 2025) first.
+SCENES = [
+    (1, 2048, 1344, 2040, (1, 1)),
+    (1, 2048, 1344, 2040, (1, 5)),
+    (1, 1024, 512, 512, (1, 11)),
+    (1, 256, 224, 224, (1, 15)),
+    (64, 256, 224, 224, (1, 15)),
+]
+
+
+def make(b: int, paths: int, height: int, width: int, radii: tuple[float, float]) -> Scene:
+    canvas = Strokes(paths, width, Clock(), b=b, width=(2.0 * radii[0], 2.0 * radii[1])).cuda()
+    scene = canvas.scene()
+    points = (scene.points * scene.points.new_tensor([1, height / width])).detach().requires_grad_()
+    rest = {name: getattr(scene, name).detach().requires_grad_() for name in ("widths", "colours", "opacity")}
+    return replace(scene, points=points, **rest)
+
+
+def first_call() -> float:
+    scene = make(*SCENES[0])
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    rasterize(scene, SCENES[0][2:4]).sum().backward()
+    torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def bandwidth() -> float:
+    """Bytes a second of a copy on the device."""
+    source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    times = []
+    for _ in range(10):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        target.copy_(source)
+        end.record()
+        torch.cuda.synchronize()
+        times.append(start.elapsed_time(end) / 1000)
+    return 2 * source.numel() / median(times)
+
+
+def measure(scene: Scene, height: int, width: int, repeats: int) -> tuple[float, float, float, int]:
+    """Milliseconds forward and backward, those of the host for both, and bytes."""
+    leaves = [scene.points, scene.widths, scene.colours, scene.opacity]
+    image = rasterize(scene, (height, width))
+    gradient = torch.rand_like(image) - 0.5
+    # Shares are written, painted, and twice read on the way back; their gradients are written twice and read
+    # twice; marks are written and read; the picture is written, and its gradient read.
+    shares = image.grad_fn.rest[2].shares  # type: ignore[union-attr]
+    moved = 4 * (10 * shares.numel() + 2 * image.numel())
+    rows = []
+    for _ in range(repeats + 5):
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(3)]
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        events[0].record()
+        image = rasterize(scene, (height, width))
+        events[1].record()
+        torch.autograd.grad(image, leaves, gradient)
+        events[2].record()
+        torch.cuda.synchronize()
+        host = 1000 * (time.perf_counter() - start)
+        rows.append((events[0].elapsed_time(events[1]), events[1].elapsed_time(events[2]), host))
+    forward, backward, host = (median(column) for column in zip(*rows[5:], strict=True))
+    return forward, backward, host, moved
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=50)
+    parser.add_argument("--first-call", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.first_call:
+        print(f"{first_call():.2f}")
+        return
+    with tempfile.TemporaryDirectory() as cache:
+        command = [sys.executable, __file__, "--first-call"]
+        environment = os.environ | {"TRITON_CACHE_DIR": cache}
+        calls = [
+            subprocess.run(
+                command, env=environment, check=True, capture_output=True, text=True
+            ).stdout.strip()
+            for _ in range(2)
+        ]
+    copy = bandwidth()
+    print(f"{torch.cuda.get_device_name()}, copies at {copy / 1e9:.0f} GB/s")
+    print(f"first call: {calls[0]} s, {calls[1]} s with the kernels of an earlier process")
+    print(
+        f"{'members':>8}{'strokes':>8}{'pixels':>12}{'radius':>8}{'forward':>9}{'backward':>9}{'host':>8}",
+        end="",
+    )
+    print(f"{'MB':>8}{'of bandwidth':>14}")
+    for b, paths, height, width, (low, high) in SCENES:
+        forward, backward, host, moved = measure(
+            make(b, paths, height, width, (low, high)), height, width, arguments.repeats
+        )
+        share = moved / ((forward + backward) / 1000) / copy
+        radius, size = f"{low}" if low == high else f"{low}-{high}", f"{width}×{height}"
+        print(f"{b:>8}{paths:>8}{size:>12}{radius:>8}{forward:>9.2f}{backward:>9.2f}{host:>8.2f}", end="")
+        print(f"{moved / 1e6:>8.0f}{share:>14.0%}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
