@@ -6,6 +6,7 @@ Only the recipe that is asked for is imported, so that `guidance --help` takes n
 import ast
 import importlib.util
 import inspect
+import os
 import re
 import shlex
 import sys
@@ -38,8 +39,14 @@ def main(tokens: list[str] | None = None) -> int:
         return 130
     if isinstance(result, int):
         return result
-    if result is not None:
-        print(result)
+    try:
+        if result is not None:
+            print(result, flush=True)
+    except (
+        BrokenPipeError
+    ):  # whoever read, such as `head`, has seen enough; Python flushes once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return 0
 
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +117,15 @@ def test_processes_of_torchrun_share_the_work(model, capsys, monkeypatch):
     monkeypatch.delenv("RANK")
     assert "9 merged, 9 pictures in outputs/index" in run(capsys, "embed")
     assert "0 encoded, 9 unchanged" in run(capsys, "embed", "bilder", "--clip", model)
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(model, capsys):
+    gallery(3)
+    run(capsys, "embed", "bilder", "--clip", model)
+    script = f"{sys.executable} -m guidance search x --json | true"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert "Traceback" not in done.stderr
+    assert "Broken" not in done.stderr
 
 
 def test_duplicates_are_listed(model, capsys):
