@@ -53,6 +53,7 @@ OWN = {
     "transform": "none",
     "transform-origin": "",
 }
+_INITIAL = INHERITED | OWN
 #: In style sheets alone; as an attribute it is SVG's own, which has another syntax.
 _ONLY_CSS = {"transform"}
 
@@ -100,7 +101,7 @@ class Sheet:
         classes = frozenset(element.attributes.get("class", "").split())
         keys = [f"#{id}", *(f".{c}" for c in classes), element.name, "*"]
         candidates = [rule for key in keys for rule in self._rules.get(key, [])]
-        spend(len(candidates))
+        spend(sum(1 + len(rule.declarations) for rule in candidates))
         return sorted(
             (
                 rule
@@ -131,20 +132,19 @@ def inherit(parent: Style, declared: Style) -> Style:
     style = {**OWN, **{name: parent[name] for name in INHERITED}}
     for name, value in declared.items():
         word = value.lower()
-        if word in ("inherit", "unset", "revert"):
-            own = name in OWN and word != "inherit"
-            style[name] = OWN[name] if own else parent.get(name, INHERITED.get(name, OWN.get(name, "")))
-        elif word == "initial":
-            style[name] = INHERITED.get(name, OWN.get(name, ""))
-        elif name == "color" and word == "currentcolor":
-            style[name] = parent[name]
+        if word in ("unset", "revert"):
+            word = "initial" if name in OWN else "inherit"
+        if word == "initial":
+            style[name] = _INITIAL[name]
+        elif word == "inherit" or (name == "color" and word == "currentcolor"):
+            style[name] = parent.get(name, _INITIAL[name])
         else:
             style[name] = value
     return style
 
 
 def _known(declaration: Declaration) -> bool:
-    return declaration.property in INHERITED or declaration.property in OWN
+    return declaration.property in _INITIAL
 
 
 def _valid(name: str, value: str) -> bool:
@@ -197,12 +197,11 @@ def _selectors(prelude: list[Node], note: Note) -> Iterable[tuple[str, str, froz
 
 
 def _selector(tokens: list[Node]) -> tuple[str, str, frozenset[str]] | None:
-    while tokens and tokens[0].type == "whitespace":
-        tokens = tokens[1:]
-    while tokens and tokens[-1].type == "whitespace":
-        tokens = tokens[:-1]
+    inked = [i for i, token in enumerate(tokens) if token.type != "whitespace"]
+    if not inked:
+        return None
     name, ids, classes = "*", [], []
-    rest = list(reversed(tokens))
+    rest = tokens[inked[0] : inked[-1] + 1][::-1]
     if rest and (rest[-1].type == "ident" or rest[-1] == "*"):
         name = rest.pop().value
     while rest:
@@ -213,4 +212,4 @@ def _selector(tokens: list[Node]) -> tuple[str, str, frozenset[str]] | None:
             classes.append(rest.pop().value)
         else:
             return None
-    return (name, "".join(ids), frozenset(classes)) if tokens and len(ids) < 2 else None
+    return (name, "".join(ids), frozenset(classes)) if len(ids) < 2 else None

@@ -38,6 +38,7 @@ def resolve(
     style: Callable[[Element], Style],
     box: tuple[float, float, float, float],
     viewport: tuple[float, float],
+    spend: Callable[[int], None],
     note: Note,
 ) -> Gradient | RGBA | None:
     """A gradient for a path with the bounding `box` (left, top, width, height), or the colour it is all over.
@@ -46,6 +47,7 @@ def resolve(
     `style` gives an element's properties. What cannot be represented goes to `note`.
     """
     chain = _chain(element, ids)
+    spend(20 + sum(len(link.children) for link in chain))
     kind = element.name
     attributes = dict(_GEOMETRY[kind])
     names: tuple[str, ...]

@@ -133,7 +133,8 @@ class _Reader:
 
     def _draw(self, element: Element, place: _Place, box: Viewport | None = None) -> None:
         """Draws an element; an `svg` or `symbol` into `box`, if that is given."""
-        self._spend(15 + sum(map(len, element.attributes.values())) // 16)
+        attributes = element.attributes
+        self._spend(15 + len(attributes) + sum(map(len, attributes.values())) // 16)
         if place.depth > MAX_DEPTH:
             raise InputError(f"the SVG's uses nest more than {MAX_DEPTH} levels deep; simplify it")
         if element.name in _SILENT and box is None:
@@ -141,13 +142,13 @@ class _Reader:
         style = inherit(place.style, self._own(element))
         if style["display"] == "none":
             return
-        moved = element.attributes.get("transform", "")
+        moved = attributes.get("transform", "")
         self._spend(len(moved) // 4)
         matrix = parse_transform(moved)
         if matrix is None:
             self.note("malformed transforms")
             matrix = np.eye(3)
-        if element.attributes.get("transform-origin") or style["transform-origin"]:
+        if attributes.get("transform-origin") or style["transform-origin"]:
             self.note("transform-origin")
         matrix = place.matrix @ matrix
         if not abs(np.linalg.det(matrix)) > 1e-24:
@@ -241,6 +242,7 @@ class _Reader:
         if place.depth > 1 and element.attributes.get("overflow") not in ("visible", "auto"):
             corners = np.array([[box.x, box.y], [box.x + box.width, box.y + box.height]])
             edges = np.sort(corners @ place.matrix[:2, :2].T + place.matrix[:2, 2], 0).flatten()
+            self._spend(10 * (len(self._drawn) - first))
             for drawn in self._drawn[first:]:
                 if ((drawn.box() - edges) * [1, 1, -1, -1]).min() < -1e-3:
                     self.note("clipping to nested viewports")
@@ -331,9 +333,8 @@ class _Reader:
         if paint.reference and not paint.reference.startswith("#"):
             self.note("external references")
         elif target is not None and target.name in ("linearGradient", "radialGradient"):
-            self._spend(20 + len(target.children))
             box = _box(contours)
-            return resolve(target, self._ids, self._style, box, place.viewport, self.note)
+            return resolve(target, self._ids, self._style, box, place.viewport, self._spend, self.note)
         elif target is not None:
             self.note("patterns" if target.name == "pattern" else f"paint by {target.name[:40] or 'others'}")
         return parse_colour(place.style["color"]) if paint.current else paint.colour
