@@ -12,8 +12,7 @@ from xml.parsers import expat
 
 from guidance.errors import InputError
 
-#: Caps far above any drawing: 100,000 strokes fit. The worst that hostile files did within them took half a
-#: minute.
+#: Caps far above any drawing: 100,000 strokes fit. The worst of many hostile files took about a minute.
 MAX_BYTES = 64_000_000
 MAX_DEPTH = 64
 MAX_ELEMENTS = 200_000
