@@ -119,34 +119,37 @@ def _near(
     bottom = (y + (low * ey).maximum(high * ey) + side - 0.5).floor().clamp(-1, height - 1)
     piece, rank = ranks((bottom - top + 1).clamp(min=0).long())
     row = top[piece].long() + rank
-    x, ex, ey, low, high, reach = (t[piece] for t in (x, ex, ey, low, high, pieces.reach))
-    dy = row + 0.5 - y[piece]
+    radius, other = vertices[pieces.first, 2], vertices[pieces.first + 1, 2]
+    columns = [x, y, ex, ey, low, high, pieces.reach, pieces.length, pieces.shift, radius, other]
+    x, y, ex, ey, low, high, reach, *rest = torch.stack(columns, 1)[piece].unbind(1)
+    dy = row + 0.5 - y
     steep, flat = (torch.where(e.abs() < 1e-6, 1e-6, e) for e in (ex, ey))
     a, b = (low - dy * ey) / steep, (high - dy * ey) / steep
     c, d = (dy * ex - reach) / flat, (dy * ex + reach) / flat
     left = (x + a.minimum(b).maximum(c.minimum(d)) - 0.5).ceil().clamp(0, width)
     right = (x + a.maximum(b).minimum(c.maximum(d)) - 0.5).floor().clamp(-1, width - 1)
     of_row, rank = ranks((right - left + 1).clamp(min=0).long())
-    piece, dy, row, column = piece[of_row], dy[of_row], row[of_row], left[of_row].long() + rank
 
-    dx = column + 0.5 - x[of_row]
-    ex, ey, length = ex[of_row], ey[of_row], pieces.length[piece]
+    table = torch.stack([left, x, dy, ex, ey, *rest], 1)
+    left, x, dy, ex, ey, length, shift, radius, other = table.index_select(0, of_row).unbind(1)
+    column = left + rank
+    dx = column + 0.5 - x
     along, cross = dx * ex + dy * ey, dy * ex - dx * ey
-    u = (along + cross.abs() * pieces.shift[piece]).clamp(min=0).minimum(length)
-    first, last = vertices[pieces.first[piece], 2], vertices[pieces.first[piece] + 1, 2]
+    u = (along + cross.abs() * shift).clamp(min=0).minimum(length)
     # On a piece of no length, the greater disc is the nearer.
-    where = torch.where(length > 0, u / torch.where(length > 0, length, 1), (last > first).to(u.dtype))
-    distance = (cross.square() + (along - u).square()).sqrt() - torch.lerp(first, last, where)
+    where = torch.where(length > 0, u / torch.where(length > 0, length, 1), (other > radius).to(u.dtype))
+    distance = (cross.square() + (along - u).square()).sqrt() - torch.lerp(radius, other, where)
 
     # The least of every path and pixel: in order of distance, and stably in order of path and pixel.
     near = (distance < REACH).nonzero()[:, 0]
     near = near[distance[near].argsort(stable=True)]
-    pixel = row * width + column
-    number, order = (pieces.paths[piece[near]] * (height * width) + pixel[near]).sort(stable=True)
+    pixel = row[of_row[near]] * width + column[near].long()
+    piece = piece[of_row[near]]
+    number, order = (pieces.paths[piece] * (height * width) + pixel).sort(stable=True)
     least = torch.ones_like(number, dtype=torch.bool)
     least[1:] = number[1:] != number[:-1]
-    near = near[order[least]]
-    return pixel[near], piece[near], where[near], distance[near]
+    order = order[least]
+    return pixel[order], piece[order], where[near[order]], distance[near[order]]
 
 
 def _strokes(lines: Polylines, height: int, width: int) -> _Fragments:
