@@ -1,8 +1,22 @@
 """Canvases: parameters that render to an image."""
 
 from guidance.canvas.base import Canvas, ParamGroup, VectorCanvas
-from guidance.canvas.raster import Scene, rasterize
+from guidance.canvas.raster import Gradients, Scene, cubics, rasterize
+from guidance.canvas.shapes import Shapes
 from guidance.canvas.strokes import Strokes
-from guidance.canvas.svg import to_svg
+from guidance.canvas.svg import SvgWarning, read_svg, to_svg
 
-__all__ = ["Canvas", "ParamGroup", "Scene", "Strokes", "VectorCanvas", "rasterize", "to_svg"]
+__all__ = [
+    "Canvas",
+    "Gradients",
+    "ParamGroup",
+    "Scene",
+    "Shapes",
+    "Strokes",
+    "SvgWarning",
+    "VectorCanvas",
+    "cubics",
+    "rasterize",
+    "read_svg",
+    "to_svg",
+]

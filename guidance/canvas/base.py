@@ -6,6 +6,8 @@ from typing import TypedDict
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from guidance.canvas.raster import Scene, rasterize
+from guidance.canvas.svg import to_svg
 from guidance.clock import Schedule
 
 
@@ -37,18 +39,28 @@ class Canvas(nn.Module, ABC):
 
 
 class VectorCanvas(Canvas):
-    """A canvas of shapes: it renders at any size and is an SVG."""
+    """A canvas of paths in units of its width, so that it renders at any size and is an SVG.
+
+    `size` is the canvas's own, in pixels a side.
+    """
+
+    size: int
 
     @abstractmethod
+    def scene(self) -> Scene:
+        """The drawings as a value that `rasterize` takes, connected to the parameters."""
+
     def forward(self, size: int | None = None, member: int | None = None) -> Float[Tensor, "b 3 h w"]:
-        """The image, float32 sRGB in [0, 1], at the canvas's own size or at `size` pixels a side.
+        """The drawings, or that of one `member`, at the canvas's own size or at `size` pixels a side.
 
-        Of the whole population, or of one `member` of it.
+        Float32 sRGB in [0, 1].
         """
+        scene = self.scene() if member is None else self.scene().member(member)
+        return rasterize(scene, self.size if size is None else size)
 
-    @abstractmethod
     def svg(self, member: int = 0, title: str | None = None) -> str:
-        """One member of the population as an SVG document that any viewer shows like our own picture.
+        """One drawing as an SVG document of the canvas's own size, which any viewer shows like our picture.
 
         `title` is free text, such as the prompt.
         """
+        return to_svg(self.scene(), self.size, member=member, title=title)

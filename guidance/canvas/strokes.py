@@ -7,13 +7,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from guidance.canvas.base import ParamGroup, VectorCanvas
-from guidance.canvas.raster import MAX_SIZE, Scene, rasterize
-from guidance.canvas.svg import to_svg
+from guidance.canvas.checks import check_canvas, check_range
+from guidance.canvas.raster import MAX_SIZE, Scene
 from guidance.clock import Clock, at, piecewise
 from guidance.errors import InputError
-
-#: Beyond these a drawing is taken for a mistake; it would not fit into memory.
-MAX_PATHS, MAX_MEMBERS = 100_000, 4096
 
 
 class Strokes(VectorCanvas):
@@ -57,22 +54,14 @@ class Strokes(VectorCanvas):
         background: tuple[float, float, float] = (1.0, 1.0, 1.0),
     ) -> None:
         super().__init__()
-        if not 1 <= paths <= MAX_PATHS:
-            raise InputError(f"paths must be from 1 to {MAX_PATHS}, got {paths}")
-        if not 1 <= size <= MAX_SIZE:
-            raise InputError(f"size must be from 1 to {MAX_SIZE} pixels, got {size}")
-        if not 1 <= b <= MAX_MEMBERS:
-            raise InputError(f"a population has from 1 to {MAX_MEMBERS} members, got {b}")
-        _check_range("segments", segments, 1, 1000)
-        _check_range("width", width, 0, MAX_SIZE)
-        _check_range("width_limits", width_limits, 0, MAX_SIZE)
-        _check_range("opacity", opacity, 0, 1)
+        check_canvas(paths, size, b, background)
+        check_range("segments", segments, 1, 1000)
+        check_range("width", width, 0, MAX_SIZE)
+        check_range("width_limits", width_limits, 0, MAX_SIZE)
+        check_range("opacity", opacity, 0, 1)
         for name, value in (("extent", extent), ("reach", reach)):
             if not 0 <= value <= 10:
                 raise InputError(f"{name} must be from 0 to 10 canvases, got {value}")
-        for channel in background:
-            if not 0 <= channel <= 1:
-                raise InputError(f"background must be three numbers in [0, 1], got {background}")
 
         self.size = size
         self.width_limits = width_limits
@@ -95,14 +84,6 @@ class Strokes(VectorCanvas):
         self.register_buffer("segments", count)
         self.register_buffer("background", torch.tensor(background))
         self.project_()
-
-    def forward(self, size: int | None = None, member: int | None = None) -> Float[Tensor, "b 3 h w"]:
-        """The drawings, or that of one `member`, at the canvas's own size or at `size` pixels a side.
-
-        Float32 sRGB in [0, 1].
-        """
-        scene = self.scene() if member is None else self.scene().member(member)
-        return rasterize(scene, self.size if size is None else size)
 
     def scene(self) -> Scene:
         """The drawings as a value that `rasterize` takes, connected to the parameters."""
@@ -128,14 +109,3 @@ class Strokes(VectorCanvas):
         least, most = self.width_limits
         self.widths.clamp_(least / self.size, most / self.size)
         self.colours.clamp_(0, 1)
-
-    def svg(self, member: int = 0, title: str | None = None) -> str:
-        """One drawing as an SVG document of the canvas's own size; `title` is free text, such as the
-        prompt."""
-        return to_svg(self.scene(), self.size, member=member, title=title)
-
-
-def _check_range(name: str, value: tuple[float, float], least: float, most: float) -> None:
-    low, high = value
-    if not least <= low <= high <= most:
-        raise InputError(f"{name} must be (low, high) with {least} ≤ low ≤ high ≤ {most}, got {value}")

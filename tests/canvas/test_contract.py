@@ -5,13 +5,14 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from guidance.canvas import Canvas, Strokes, VectorCanvas
+from guidance.canvas import Canvas, Shapes, Strokes, VectorCanvas
 from guidance.clock import Clock, at
 from guidance.errors import InputError
 
 #: (a canvas for a population of b with a seed, the mean absolute error it can fit a picture to)
 CANVASES: dict[str, tuple[Callable[[int, int], Canvas], float]] = {
     "strokes": (lambda b, seed: Strokes(48, 32, Clock(seed=seed), b=b, width=(2, 8)), 0.04),
+    "shapes": (lambda b, seed: Shapes(48, 32, Clock(seed=seed), b=b), 0.04),
 }
 
 pytestmark = pytest.mark.parametrize(("make", "error"), CANVASES.values(), ids=CANVASES.keys())

@@ -117,7 +117,7 @@ def test_a_resumed_clock_builds_the_same_canvas() -> None:
 def test_to_svg_draws_what_rasterize_draws() -> None:
     drawing = Scene(
         torch.tensor([[0.2, 0.2], [0.9, 0.1], [0.1, 0.9], [0.8, 0.8]]),
-        torch.tensor([[1]]),
+        torch.tensor([1]),
         torch.tensor([[0.1]]),
         torch.tensor([[[0.8, 0.1, 0.3]]]),
         torch.tensor([[0.6]]),
@@ -132,7 +132,7 @@ def test_to_svg_draws_what_rasterize_draws() -> None:
     [
         {"paths": 0},
         {"size": 0},
-        {"size": 9000},
+        {"size": 20000},
         {"b": 0},
         {"paths": 10**11},
         {"b": 10**11},

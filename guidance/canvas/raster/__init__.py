@@ -1,13 +1,15 @@
-"""A differentiable vector rasteriser: analytic antialiasing, and memory that grows with the covered pixels."""
+"""A differentiable vector rasteriser: exact antialiasing, memory that grows with covered pixels."""
 
+from importlib.util import find_spec
+
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from guidance.canvas.raster import cpu
 from guidance.canvas.raster.scene import Gradients, Scene, cubics
 from guidance.errors import InputError
 
-__all__ = ["MAX_SIZE", "Gradients", "Scene", "cubics", "rasterize"]
+__all__ = ["MAX_SIZE", "Gradients", "Scene", "backend", "cubics", "rasterize"]
 
 MAX_SIZE = 16384
 
@@ -15,8 +17,45 @@ MAX_SIZE = 16384
 def rasterize(scene: Scene, size: int | tuple[int, int]) -> Float[Tensor, "b channels h w"]:
     """Draws the scenes at `size` pixels a side, or (height, width): float32 sRGB, in [0, 1] where the scene's
     colours are.
+
+    A scene without a background gives four channels: colours times alpha, and alpha, so that
+    `image[:, :3] + (1 - image[:, 3:]) * ground` is the picture on any ground.
+
+    Differentiable once, to points, widths, colours, opacity, background and gradients. Curves are drawn as
+    polylines that are off by at most 0.1 pixel. Coverage is an area, never a sample. A fill's is exact where
+    its edges do not cross within the pixel. A stroke's takes its edges to be straight within the pixel; where
+    it crosses itself it is painted once. A stroke thinner than 1.3 pixels is filled as its outline, so that
+    branches of it that share a pixel add up. Alpha is coverage times opacity, painted over what is there.
+
+    The device of the scene decides how: compiled kernels (Numba) on CPUs, Triton's on CUDA; plain PyTorch
+    where those are not installed, and on other devices. The kernels are compiled when they are first called,
+    and kept on disk for later processes.
+
+    Raises `InputError` unless 1 ≤ size ≤ 16384.
     """
     height, width = (size, size) if isinstance(size, int) else size
     if not (1 <= height <= MAX_SIZE and 1 <= width <= MAX_SIZE):
         raise InputError(f"size must be from 1 to {MAX_SIZE} pixels, got {size}")
-    return cpu.rasterize(scene, height, width)
+    # Imported when they are needed: Numba takes a second, which `guidance --help` has not.
+    match backend(scene.points.device):
+        case "numba":
+            from guidance.canvas.raster import cpu
+
+            return cpu.rasterize(scene, height, width)
+        case "triton":
+            from guidance.canvas.raster import cuda
+
+            return cuda.rasterize(scene, height, width)
+        case _:
+            from guidance.canvas.raster import reference
+
+            return reference.rasterize(scene, height, width)
+
+
+def backend(device: torch.device) -> str:
+    """What draws on a device: "numba", "triton", or "torch", which works everywhere."""
+    if device.type == "cpu" and find_spec("numba"):
+        return "numba"
+    if device.type == "cuda" and find_spec("triton"):
+        return "triton"
+    return "torch"

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from guidance.canvas.raster import kernels
-from guidance.canvas.raster.kernels.compiled import FIRST, FIRST_SPAN, LAST, LAST_SPAN, PATH
+from guidance.canvas.raster.kernels.compiled import LAST, LAST_SPAN, PATH
 from guidance.canvas.raster.paints import gradient_colours
 from guidance.canvas.raster.polylines import Outline, Polylines, cut, polylines
 from guidance.canvas.raster.scene import Scene
@@ -43,7 +43,9 @@ class _Flatten(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, control: Tensor, outline: Outline) -> Tensor:
         vertices = torch.empty(int(outline.ends[-1]), 3)
-        corners, segments, counts, ends = (part.int().numpy() for part in (outline.corners, outline.segments, outline.counts, outline.ends))
+        corners, segments, counts, ends = (
+            part.int().numpy() for part in (outline.corners, outline.segments, outline.counts, outline.ends)
+        )
         ctx.rest = corners, segments, ends, counts
         kernels.flatten(control.detach().numpy(), *ctx.rest, vertices.numpy())
         ctx.shape = control.shape
@@ -99,7 +101,7 @@ def _cover(lines: Polylines, members: int, height: int, width: int) -> _Cover:
     vertices = lines.vertices.detach().contiguous().numpy()
     ends, owners, kinds = (part.int().numpy() for part in (lines.ends, lines.owners, lines.kinds))
     closed = lines.closed.numpy()
-    frames = np.empty((len(vertices), 8), np.float32)
+    frames = np.empty((len(vertices), 10), np.float32)
     tips = np.zeros(len(vertices), np.int32)
     boxes = np.empty((len(kinds), 3), np.int32)
     kernels.survey(vertices, ends, owners, kinds, height, boxes)

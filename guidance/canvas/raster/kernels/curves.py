@@ -10,9 +10,7 @@ from guidance.canvas.raster.kernels.compiled import OPTIONS
 
 @numba.njit(**OPTIONS)
 @no_type_check
-def flatten(
-    control, corners, per_contour, ends, counts, vertices
-):
+def flatten(control, corners, per_contour, ends, counts, vertices):
     """Evaluates every cubic at `counts` even parameters from 0 on, and every contour's last one at 1, too.
 
     `control` is [p, 3]: x, y and radius; so is `vertices`. `ends` are the first vertices of the contours.
@@ -38,9 +36,7 @@ def flatten(
 
 @numba.njit(**OPTIONS)
 @no_type_check
-def unflatten(
-    gradient, corners, per_contour, ends, counts, to_control
-):
+def unflatten(gradient, corners, per_contour, ends, counts, to_control):
     """The backward of `flatten`: adds to the control points what their weights make of the vertices'
     gradient."""
     cubic = 0

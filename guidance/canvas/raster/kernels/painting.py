@@ -68,8 +68,9 @@ def paint(runs, pixel, share, spans, paints, rows, strides, ground, height, widt
                     local[p, 3] = keep * local[p, 3] + alpha
             run += 1
         for c in range(channels):
-            for p in range(area):
-                image[member, c, top + p // width, p % width] = local[p, c]
+            for y in range(area // width):
+                for x in range(width):
+                    image[member, c, top + y, x] = local[y * width + x, c]
 
 
 @numba.njit(**OPTIONS)
@@ -109,8 +110,9 @@ def unpaint(
         area = (min(top + BAND, height) - top) * width
         origin = (member * height + top) * width
         for c in range(channels):
-            for p in range(area):
-                local[p, c] = gradient[member, c, top + p // width, p % width]
+            for y in range(area // width):
+                for x in range(width):
+                    local[y * width + x, c] = gradient[member, c, top + y, x]
         for p in range(area):
             under[p] = (
                 local[p, 0] * ground[0]
