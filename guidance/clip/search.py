@@ -49,8 +49,8 @@ def duplicates(index: Index, threshold: float = 0.97) -> Iterator[list[Match]]:
     """Groups of pictures that are nearly the same: a first one, and all later ones whose cosine with it is
     at least `threshold`; each picture is in one group.
 
-    Every pair is compared: 50,000 pictures take ten seconds of a core, a million an hour. Raises InputError for
-    a threshold outside (0, 1].
+    Every pair is compared: 50,000 pictures take ten seconds of a core, a million an hour. Raises InputError
+    for a threshold outside (0, 1].
     """
     if not 0 < threshold <= 1:
         raise InputError(f"threshold must be above 0 and at most 1, got {threshold:g}")
