@@ -123,7 +123,7 @@ SIGNATURES = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter does not compile")
 @pytest.mark.parametrize("name", SIGNATURES)
 def test_the_kernels_compile_without_a_gpu(name: str) -> None:
     # The interpreter takes what the compiler does not. 9.0 is what an H100 or H200 can do.

@@ -42,6 +42,19 @@ def _direction(vertices, v, mask):
     return tl.load(row + 3, mask, 0.0) - ax, tl.load(row + 4, mask, 0.0) - ay
 
 
+@triton.jit
+@no_type_check
+def _moving(vertices, v, step, begin, last, mask):
+    """The first piece that has a length, in steps from piece v on; `begin` - 1 or `last` if there is none."""
+    looking = mask
+    while tl.max(looking.to(tl.int32), 0) > 0:
+        looking = looking & (v >= begin) & (v < last)
+        x, y = _direction(vertices, v, looking)
+        looking = looking & (span(x, y) == 0)
+        v = tl.where(looking, v + step, v)
+    return v
+
+
 @triton.jit(do_not_specialize=["m"])
 @no_type_check
 def survey(
@@ -67,28 +80,13 @@ def survey(
     radius = tl.load(vertices + v * 3 + 2, there, 0.0)
     more = tl.load(vertices + w * 3 + 2, there, 0.0) - radius
 
-    # The nearest pieces with a length on both sides.
-    i, j = v - 1, v + 1
-    still = there & stroked & (i >= begin)
-    x, y = _direction(vertices, i, still)
-    still = still & (span(x, y) == 0)
-    while tl.max(still.to(tl.int32), 0) > 0:
-        i -= still.to(tl.int32)
-        still = still & (i >= begin)
-        x, y = _direction(vertices, i, still)
-        still = still & (span(x, y) == 0)
-    still = there & stroked & (j < last)
-    x, y = _direction(vertices, j, still)
-    still = still & (span(x, y) == 0)
-    while tl.max(still.to(tl.int32), 0) > 0:
-        j += still.to(tl.int32)
-        still = still & (j < last)
-        x, y = _direction(vertices, j, still)
-        still = still & (span(x, y) == 0)
+    strokes = there & stroked
+    i = _moving(vertices, v - 1, -1, begin, last, strokes)
+    j = _moving(vertices, v + 1, 1, begin, last, strokes)
     before, after = i >= begin, j < last
     x, y = bx - ax, by - ay
     own = span(x, y) > 0
-    other = there & stroked & ~own & (before | after)
+    other = strokes & ~own & (before | after)
     ox, oy = _direction(vertices, tl.where(before, i, j), other)
     x, y = tl.where(own, x, tl.where(other, ox, 1.0)), tl.where(own, y, tl.where(other, oy, 0.0))
     length = tl.maximum(span(x, y), TINY)

@@ -24,6 +24,9 @@ HALO = tl.constexpr(REACH)
 #: Shorter pieces are points, as in the reference: rounding gives them any direction.
 TINY = tl.constexpr(1 / 256)
 
+#: Lines that go less far along an axis go nowhere along it: to divide by that would overflow.
+LEVEL = tl.constexpr(1e-30)
+
 
 @triton.jit
 @no_type_check
@@ -62,9 +65,9 @@ def span(x, y):
 @triton.jit
 @no_type_check
 def within(ax, ay, bx, by, top, bottom):
-    """The x of the two ends of that part of a line which lies between two rows, the upper end not first."""
+    """The x of the two ends of that part of a line which lies between two rows; all of it if it is level."""
     dx, dy = bx - ax, by - ay
-    steep = dy != 0
+    steep = tl.abs(dy) > LEVEL
     divisor = tl.where(steep, dy, 1.0)
     s, e = (top - ay) / divisor, (bottom - ay) / divisor
     t0 = tl.where(steep, tl.minimum(tl.maximum(tl.minimum(s, e), 0.0), 1.0), 0.0)
