@@ -220,10 +220,9 @@ class _Paint(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         paints, ground, cover, rows = ctx.rest
-        paths, tiles, m = len(cover.kinds), len(cover.tile_base) - 1, len(cover.pieces)
+        paths, tiles = len(cover.kinds), len(cover.tile_base) - 1
         to_shares, to_paints = torch.empty_like(cover.shares), torch.empty_like(paints)
         to_cells, to_ground = paints.new_zeros(len(cover.items), 4), paints.new_empty(tiles, 3)
-        to_entries, to_vertices = paints.new_empty(len(cover.entries), 6), paints.new_empty(m, 3)
         with torch.cuda.device_of(gradient):
             _launch(
                 kernels.unpaint, tiles,
@@ -232,16 +231,23 @@ class _Paint(torch.autograd.Function):
                 to_shares, to_cells, to_paints, to_ground,
             )  # fmt: skip
             _launch(kernels.sum_paints, paths, cover.strip_base, cover.cell_base, to_cells, to_paints)
-            _launch(
-                kernels.uncover, len(to_entries),
-                cover.pieces, cover.tips, cover.kinds, cover.entry_strips, cover.entries, cover.strip_paths,
-                cover.strip_rows, cover.lefts, cover.rights, cover.cell_base, cover.items, cover.marks,
-                to_shares, to_entries,
-                warps=2,
-            )  # fmt: skip
-            _launch(
-                kernels.gather, triton.cdiv(m, int(kernels.LANES)),
-                cover.entry_base, cover.contours, cover.ends, to_entries, m, to_vertices,
-            )  # fmt: skip
+            to_vertices = _uncover(cover, to_shares) if ctx.needs_input_grad[0] else None
         wanted = ctx.needs_input_grad[2]
         return to_vertices, to_paints, to_ground.sum(0) if wanted else None, None, None
+
+
+def _uncover(cover: _Cover, to_shares: Float[Tensor, "items pixels"]) -> Float[Tensor, "m 3"]:
+    m, n_entries = len(cover.pieces), len(cover.entries)
+    to_entries, to_vertices = to_shares.new_empty(n_entries, 6), to_shares.new_empty(m, 3)
+    _launch(
+        kernels.uncover, n_entries,
+        cover.pieces, cover.tips, cover.kinds, cover.entry_strips, cover.entries, cover.strip_paths,
+        cover.strip_rows, cover.lefts, cover.rights, cover.cell_base, cover.items, cover.marks,
+        to_shares, to_entries,
+        warps=2,
+    )  # fmt: skip
+    _launch(
+        kernels.gather, triton.cdiv(m, int(kernels.LANES)),
+        cover.entry_base, cover.contours, cover.ends, to_entries, m, to_vertices,
+    )  # fmt: skip
+    return to_vertices
