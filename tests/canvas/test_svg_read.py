@@ -324,6 +324,9 @@ for level in range(9):
         (svg("<g/>" + " " * 1_000_000), "1,000,000 bytes"),
         (svg("<path d='M0 0h9v9z'/>", 'viewBox="0 0 0 10"'), "no area"),
         (svg("<path d='M0 0h9v9z'/>", 'viewBox="0 0 -5 10"'), "no area"),
+        (svg("<path d='M0 0h9v9z'/>", 'viewBox="0 0 1 1e-277" width="9" height="9"'), "no area"),
+        (svg("<svg viewBox='0 0 0 1'><path d='M0 0h9v9z'/></svg>"), "no path"),
+        (svg("<g transform='scale(1e11)'><path transform='scale(1e11)' d='M0 0h9v9z'/></g>"), "no path"),
         (svg("<path d='M0 0h9v9z'/>", 'width="1" height="1e7"'), "within 1000 times"),
         (svg("<path d='M0 0h9v9z'/>", 'width="0" height="0"'), "above 0"),
         (svg("<path d='M0 0h9v9z'/>", ""), "states no size"),
@@ -339,7 +342,7 @@ for level in range(9):
         ("x" * 5000, "cannot read|no SVG file"),
         (".", "no SVG file"),
     ],
-    ids=range(27),
+    ids=range(30),
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore::guidance.canvas.svg.SvgWarning")
 def test_hostile_and_malformed_files_are_input_errors(

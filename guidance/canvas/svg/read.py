@@ -151,7 +151,7 @@ class _Reader:
         if attributes.get("transform-origin") or style["transform-origin"]:
             self.note("transform-origin")
         matrix = place.matrix @ matrix
-        if not abs(np.linalg.det(matrix)) > 1e-24:
+        if not np.abs(matrix).max() < geometry.LARGEST or abs(np.linalg.det(matrix)) < 1e-24:
             return
         here = _Place(matrix, style, place.viewport, place.depth + 1, place.uses)
         first = len(self._drawn)
@@ -233,7 +233,7 @@ class _Reader:
                 number(element, "width", width, self.note, width),
                 number(element, "height", height, self.note, height),
             )
-        if box.width <= 0 or box.height <= 0:
+        if box.empty:
             return
         inner, viewport = fit(element, box, self.note)
         first = len(self._drawn)

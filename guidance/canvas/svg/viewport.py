@@ -22,6 +22,11 @@ class Viewport(NamedTuple):
     width: float
     height: float
 
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to see in it."""
+        return min(self.width, self.height) < 1e-9
+
     def pixels(self) -> tuple[int, int]:
         """Height and width in whole pixels, at least 1, smaller if `rasterize` could not draw them."""
         scale = min(1.0, MAX_SIZE / max(self.width, self.height))
@@ -43,7 +48,7 @@ def stated(root: Element, note: Note) -> Viewport:
         sizes.append(known)
     width, height = sizes
     if box is not None:
-        if box.width <= 0 or box.height <= 0:
+        if box.empty:
             raise InputError("the SVG's viewBox has no area; correct it")
         if width is None:
             width = box.width if height is None else height * box.width / box.height
@@ -65,7 +70,9 @@ def fit(element: Element, into: Viewport, note: Note) -> tuple[Array, tuple[floa
     The matrix from its own coordinates to those around it, and the viewport's width and height in its own.
     """
     box = _view_box(element, note)
-    if box is None or box.width <= 0 or box.height <= 0:
+    if box is not None and box.empty:
+        return np.zeros((3, 3)), (0.0, 0.0)
+    if box is None:
         return np.array([[1.0, 0, into.x], [0, 1, into.y], [0, 0, 1]]), (into.width, into.height)
     scale = np.array([into.width / box.width, into.height / box.height])
     align, *meet = element.attributes.get("preserveAspectRatio", "").split() or ["xMidYMid"]
