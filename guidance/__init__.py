@@ -20,9 +20,17 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from guidance.canvas.base import Canvas, VectorCanvas
-    from guidance.canvas.raster import Scene, rasterize
+    from guidance.canvas.raster import Gradients, Scene, cubics, rasterize
+    from guidance.canvas.shapes import Shapes
     from guidance.canvas.strokes import Strokes
+    from guidance.canvas.svg import read_svg, to_svg
     from guidance.clip import Clip, load
+    from guidance.clip.embed import embed_images, embed_texts
+    from guidance.clip.features import image_features, image_tokens, text_features, text_tokens
+    from guidance.clip.index import Index
+    from guidance.clip.interop import from_transformers, save_transformers, to_transformers
+    from guidance.clip.search import Match, duplicates, search
+    from guidance.clip.zero_shot import classifier, zero_shot
     from guidance.clock import Clock, cosine, linear, piecewise
     from guidance.crops import Crops
     from guidance.devices import device
@@ -36,9 +44,17 @@ if TYPE_CHECKING:
 #: Where each public name lives. No module is called like a public name: importing the module would hide it.
 _HOMES = {
     "guidance.canvas.base": ["Canvas", "VectorCanvas"],
-    "guidance.canvas.raster": ["Scene", "rasterize"],
+    "guidance.canvas.raster": ["Gradients", "Scene", "cubics", "rasterize"],
+    "guidance.canvas.shapes": ["Shapes"],
     "guidance.canvas.strokes": ["Strokes"],
+    "guidance.canvas.svg": ["read_svg", "to_svg"],
     "guidance.clip": ["Clip", "load"],
+    "guidance.clip.embed": ["embed_images", "embed_texts"],
+    "guidance.clip.features": ["image_features", "image_tokens", "text_features", "text_tokens"],
+    "guidance.clip.index": ["Index"],
+    "guidance.clip.interop": ["from_transformers", "save_transformers", "to_transformers"],
+    "guidance.clip.search": ["Match", "duplicates", "search"],
+    "guidance.clip.zero_shot": ["classifier", "zero_shot"],
     "guidance.clock": ["Clock", "cosine", "linear", "piecewise"],
     "guidance.crops": ["Crops"],
     "guidance.devices": ["device"],

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from threading import Lock
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -59,16 +60,20 @@ class _Flatten(torch.autograd.Function):
         return to_control, None
 
 
+#: Buffers that are free: memory fresh from the system costs more than all that is written to it.
+_spare: list[tuple[tuple[Array, ...], Array]] = []
+_lock = Lock()
+
+
 class _Share:
     """What one thread draws: runs of fragments and spans, and the row of the paints for each."""
 
-    #: Buffers that are free: memory fresh from the system costs more than all that is written to it.
-    spare: list[tuple[tuple[Array, ...], Array]] = []
-
     def __init__(self, cover: Callable[[tuple[Array, ...], Array], tuple[Array, tuple[Array, ...], Array]]):
         room = 1 << 14
-        if _Share.spare:
-            buffers, spans = _Share.spare.pop()
+        with _lock:
+            found = _spare.pop() if _spare else None
+        if found is not None:
+            buffers, spans = found
         else:
             buffers = (
                 np.empty(room, np.int32),
@@ -82,8 +87,8 @@ class _Share:
         self.strides = np.zeros_like(self.rows)
 
     def __del__(self) -> None:
-        if len(_Share.spare) < 2 * torch.get_num_threads():
-            _Share.spare.append((self.buffers, self.spans))
+        if len(_spare) < 2 * torch.get_num_threads():
+            _spare.append((self.buffers, self.spans))
 
 
 class _Cover(NamedTuple):

@@ -12,6 +12,9 @@ CAP = pi / 24
 #: Up to this radius, in pixels, a stroke is thin, and its outline is filled: the better model on this side.
 THIN = 0.65
 
+#: Pieces shorter than this, in pixels, are points: rounding gives them any direction.
+STILL = 1 / 256
+
 #: How far, in pixels, a flattened curve may be from the true one.
 TOLERANCE = 0.1
 
@@ -19,3 +22,6 @@ TOLERANCE = 0.1
 #: the control points are taken to be linear, which with 8 pieces is off by at most 1.2 %. A curve that would
 #: need more than the most leaves the canvas by far.
 FEWEST_PIECES, MOST_PIECES = 8, 1024
+
+#: What a path of polylines is.
+STROKE, NONZERO, EVEN_ODD = 0, 1, 2

@@ -6,11 +6,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from guidance.canvas.raster.model import FEWEST_PIECES, MOST_PIECES, THIN, TOLERANCE
+from guidance.canvas.raster.model import (
+    EVEN_ODD,
+    FEWEST_PIECES,
+    MOST_PIECES,
+    NONZERO,
+    STROKE,
+    THIN,
+    TOLERANCE,
+)
 from guidance.canvas.raster.scene import Scene, ranks
-
-#: What a path of polylines is.
-STROKE, NONZERO, EVEN_ODD = 0, 1, 2
 
 
 class Polylines(NamedTuple):

@@ -11,13 +11,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from guidance.canvas.raster.model import CAP, REACH
+from guidance.canvas.raster.model import CAP, REACH, STILL
 from guidance.canvas.raster.paints import gradient_colours
 from guidance.canvas.raster.polylines import EVEN_ODD, STROKE, Polylines, cut, flatten, polylines
 from guidance.canvas.raster.scene import Scene, ranks
-
-#: Pieces shorter than this, in pixels, are points: rounding gives them any direction.
-_STILL = 1 / 256
 
 
 class _Fragments(NamedTuple):
@@ -64,7 +61,7 @@ def _pieces(lines: Polylines, vertices: Float[Tensor, "m 3"]) -> _Pieces:
     v = lines.ends[stroked][contour] + rank
     along = vertices[v + 1, :2] - vertices[v, :2]
     length = along.square().sum(1).sqrt()
-    moves = length > _STILL
+    moves = length > STILL
     length = torch.where(moves, length, 0)
 
     # A piece of no length has the direction of the last one before it that has some, or the first after it.
@@ -79,7 +76,7 @@ def _pieces(lines: Polylines, vertices: Float[Tensor, "m 3"]) -> _Pieces:
 
     radius, other = vertices[v, 2], vertices[v + 1, 2]
     reach = radius.maximum(other) + REACH
-    slope = ((other - radius) / length.clamp(min=_STILL)).clamp(-0.999, 0.999)
+    slope = ((other - radius) / length.clamp(min=STILL)).clamp(-0.999, 0.999)
     shift = slope / (1 - slope * slope).sqrt()
     # Beyond its end a piece is the nearest in half of the wedge on the outer side of the joint.
     number = torch.arange(len(v), device=v.device)

@@ -66,9 +66,7 @@ class Scene:
 
     def __post_init__(self) -> None:
         if self.opacity.ndim != 2 or self.opacity.numel() == 0:
-            raise InputError(
-                f"opacity must be [b, n] with at least one path, got {list(self.opacity.shape)}"
-            )
+            raise InputError(f"opacity must be [b, n] with at least one path, got {list(self.opacity.shape)}")
         shape = list(self.opacity.shape)
         contours = [self.opacity.numel()]
         if self.contours is not None:

@@ -3,14 +3,13 @@
 from math import ceil, floor
 from typing import no_type_check
 
-import numba
 import numpy as np
 
-from guidance.canvas.raster.kernels.compiled import OPTIONS, grow
-from guidance.canvas.raster.polylines import NONZERO
+from guidance.canvas.raster.kernels.compiled import grow, kernel
+from guidance.canvas.raster.model import NONZERO
 
 
-@numba.njit(**OPTIONS)
+@kernel
 @no_type_check
 def _cut(ax, ay, bx, by, top, bottom, width, out):
     """Cuts a line into those parts that lie in a band left of the picture, in it and right of it.
@@ -40,7 +39,7 @@ def _cut(ax, ay, bx, by, top, bottom, width, out):
     return n
 
 
-@numba.njit(**OPTIONS)
+@kernel
 @no_type_check
 def accumulate(ax, ay, bx, by, top, bottom, width, cuts, area, low, high):
     """Adds what lies right of a line to the signed areas of the pixels, as differences along their rows."""
@@ -58,8 +57,8 @@ def accumulate(ax, ay, bx, by, top, bottom, width, cuts, area, low, high):
         if y1 <= y0:
             continue
         slope = (x1 - x0) / (y1 - y0)
-        row0 = max(int(floor(y0)), top)
-        row1 = min(int(ceil(y1)), bottom)
+        row0 = max(floor(y0), top)
+        row1 = min(ceil(y1), bottom)
         for row in range(row0, row1):
             ya, yb = max(y0, np.float32(row)), min(y1, np.float32(row + 1))
             if yb <= ya:
@@ -87,7 +86,7 @@ def accumulate(ax, ay, bx, by, top, bottom, width, cuts, area, low, high):
                 area[r, c + 1] += d * inside
 
 
-@numba.njit(**OPTIONS)
+@kernel
 @no_type_check
 def sweep(ax, ay, bx, by, top, bottom, width, slopes, out):
     """The backward of `accumulate`: `out` is the gradient of the line's beginning and end.
@@ -112,16 +111,16 @@ def sweep(ax, ay, bx, by, top, bottom, width, slopes, out):
     if t0 >= t1:
         return
     y0, y1 = ay + t0 * dy, ay + t1 * dy
-    row0 = min(max(int(floor(min(y0, y1))), top), bottom - 1)
-    row1 = min(max(int(floor(max(y0, y1))), top), bottom - 1)
+    row0 = min(max(floor(min(y0, y1)), top), bottom - 1)
+    row1 = min(max(floor(max(y0, y1)), top), bottom - 1)
     for row in range(row0, row1 + 1):
         ta, tb = t0, t1
         if row0 != row1:
             s, e = (np.float32(row) - ay) / dy, (np.float32(row + 1) - ay) / dy
             ta, tb = max(ta, min(s, e)), min(tb, max(s, e))
         x0, x1 = ax + ta * dx, ax + tb * dx
-        c0 = min(max(int(floor(min(x0, x1))), 0), width - 1)
-        c1 = min(max(int(floor(max(x0, x1))), 0), width - 1)
+        c0 = min(max(floor(min(x0, x1)), 0), width - 1)
+        c1 = min(max(floor(max(x0, x1)), 0), width - 1)
         for c in range(c0, c1 + 1):
             g = slopes[(row - top) * width + c]
             if g == 0:
@@ -140,7 +139,7 @@ def sweep(ax, ay, bx, by, top, bottom, width, slopes, out):
             out[3] += u * g * dx
 
 
-@numba.njit(**OPTIONS)
+@kernel
 @no_type_check
 def fill(kind, area, low, high, width, origin, count, buffers, spans, filled):
     """Turns the areas of one path into fragments, with the shares' derivatives by the area, and spans; clears

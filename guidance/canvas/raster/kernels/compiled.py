@@ -1,9 +1,15 @@
 """How kernels are compiled, and what all of them know."""
 
+import os
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
 from typing import Any, no_type_check
 
 import numba
 import numpy as np
+
+from guidance.canvas.raster import model
 
 #: Rows that are drawn at once: few enough that what is kept of them stays in a core's cache, enough that few
 #: paths are in several bands.
@@ -12,16 +18,37 @@ BAND = 32
 #: The columns of `runs`: the path, its fragments (from, to), its spans (from, to), the band.
 PATH, FIRST, LAST, FIRST_SPAN, LAST_SPAN, IN_BAND = range(6)
 
-#: Kernels release Python's lock, and are compiled once for all processes.
-OPTIONS: dict[str, Any] = {
-    "nogil": True,
-    "cache": True,
-    "error_model": "numpy",
-    "fastmath": {"contract", "nsz", "arcp"},
-}
+
+def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Has Numba compile a function when it is first called, and keep the code on disk for later processes.
+
+    A kernel releases Python's lock. The code is kept in a folder of its own for every version of all kernels:
+    Numba itself only sees whether the file of the function that was called has changed, not those of what it
+    calls. The folder is in `NUMBA_CACHE_DIR`, if that is set, or beside the sources, or in the user's cache.
+    """
+    options = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp"}}
+    given = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = str(_folder(given))
+    try:
+        return numba.njit(**options)(function)
+    finally:
+        numba.config.CACHE_DIR = given
 
 
-@numba.njit(**OPTIONS)
+def _folder(given: str) -> Path:
+    here = Path(__file__).parent
+    sources = [*sorted(here.glob("*.py")), Path(model.__file__)]
+    version = sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]
+    if given:
+        base = Path(given)
+    elif os.access(here, os.W_OK):
+        base = here / "__pycache__"
+    else:
+        base = Path.home() / ".cache" / "guidance"
+    return base / f"kernels-{version}"
+
+
+@kernel
 @no_type_check
 def grow(pixel, share, piece, shape):
     """The fragments' arrays with twice the room."""

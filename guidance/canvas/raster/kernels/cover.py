@@ -2,7 +2,6 @@
 
 from typing import no_type_check
 
-import numba
 import numpy as np
 
 from guidance.canvas.raster.kernels.areas import accumulate, fill, sweep
@@ -13,14 +12,14 @@ from guidance.canvas.raster.kernels.compiled import (
     IN_BAND,
     LAST,
     LAST_SPAN,
-    OPTIONS,
     PATH,
+    kernel,
 )
 from guidance.canvas.raster.kernels.strokes import near, shade, spans_inside
-from guidance.canvas.raster.polylines import STROKE
+from guidance.canvas.raster.model import STROKE
 
 
-@numba.njit(**OPTIONS)
+@kernel
 @no_type_check
 def survey(vertices, ends, owners, kinds, height, boxes):
     """For every path: the first and last row that it may touch, and whether its radius varies."""
@@ -39,7 +38,7 @@ def survey(vertices, ends, owners, kinds, height, boxes):
         boxes[path, 2] = 1 if thick - thin > np.float32(1e-4) else 0
 
 
-@numba.njit(**OPTIONS)
+@kernel
 @no_type_check
 def cover(
     vertices, frames, tips, ends, owners, kinds, boxes, members, height, width, first, stride, buffers, spans
@@ -115,7 +114,7 @@ def cover(
     return runs[:run], buffers, spans
 
 
-@numba.njit(**OPTIONS)
+@kernel
 @no_type_check
 def uncover(vertices, ends, owners, kinds, members, height, width, runs, buffers, gradient, to_vertices):
     """The backward of `cover`: adds to the vertices' gradient what the shares' makes of it."""

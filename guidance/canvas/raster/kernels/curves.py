@@ -2,13 +2,12 @@
 
 from typing import no_type_check
 
-import numba
 import numpy as np
 
-from guidance.canvas.raster.kernels.compiled import OPTIONS
+from guidance.canvas.raster.kernels.compiled import kernel
 
 
-@numba.njit(**OPTIONS)
+@kernel
 @no_type_check
 def flatten(control, corners, per_contour, ends, counts, vertices):
     """Evaluates every cubic at `counts` even parameters from 0 on, and every contour's last one at 1, too.
@@ -34,7 +33,7 @@ def flatten(control, corners, per_contour, ends, counts, vertices):
             cubic += 1
 
 
-@numba.njit(**OPTIONS)
+@kernel
 @no_type_check
 def unflatten(gradient, corners, per_contour, ends, counts, to_control):
     """The backward of `flatten`: adds to the control points what their weights make of the vertices'

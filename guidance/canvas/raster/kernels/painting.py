@@ -2,7 +2,6 @@
 
 from typing import no_type_check
 
-import numba
 import numpy as np
 
 from guidance.canvas.raster.kernels.compiled import (
@@ -12,11 +11,11 @@ from guidance.canvas.raster.kernels.compiled import (
     IN_BAND,
     LAST,
     LAST_SPAN,
-    OPTIONS,
+    kernel,
 )
 
 
-@numba.njit(**OPTIONS)
+@kernel
 @no_type_check
 def paint(runs, pixel, share, spans, paints, rows, strides, ground, height, width, first, stride, image):
     """Paints the runs of this thread's bands over the ground: `image` is [b, 3 or 4, h, w].
@@ -73,7 +72,7 @@ def paint(runs, pixel, share, spans, paints, rows, strides, ground, height, widt
                     image[member, c, top + y, x] = local[y * width + x, c]
 
 
-@numba.njit(**OPTIONS)
+@kernel
 @no_type_check
 def unpaint(
     runs,

@@ -3,11 +3,10 @@
 from math import ceil, floor, sqrt
 from typing import no_type_check
 
-import numba
 import numpy as np
 
-from guidance.canvas.raster.kernels.compiled import OPTIONS, grow
-from guidance.canvas.raster.model import CAP, REACH
+from guidance.canvas.raster.kernels.compiled import grow, kernel
+from guidance.canvas.raster.model import CAP, REACH, STILL
 
 _CAP, _REACH = np.float32(CAP), np.float32(REACH)
 
@@ -16,7 +15,7 @@ _CAP, _REACH = np.float32(CAP), np.float32(REACH)
 _EX, _EY, _LENGTH, _SHIFT, _BEFORE, _AFTER, _WIDE, _NARROW, _BY_WIDE, _BY_NARROW = range(10)
 
 
-@numba.njit(**OPTIONS)
+@kernel
 @no_type_check
 def frame(vertices, ends, first, last, closed, frames, tips):
     """For the pieces of contours `first` to `last`: direction, length, and how far around them they may be
@@ -25,7 +24,7 @@ def frame(vertices, ends, first, last, closed, frames, tips):
     `tips` says of a piece whether an open contour begins (1) or ends (2) in it. A piece of no length has the
     direction of a neighbour.
     """
-    tiny = np.float32(1e-6)
+    tiny = np.float32(STILL)
     one = np.float32(1)
     for contour in range(first, last):
         begin, end = ends[contour], ends[contour + 1] - 1
@@ -44,9 +43,12 @@ def frame(vertices, ends, first, last, closed, frames, tips):
             slope = min(max(slope, np.float32(-0.999)), np.float32(0.999))
             frames[v, _SHIFT] = slope / sqrt(one - slope * slope)
             tips[v] = 0
-        for v in range(end - 2, begin - 1, -1):
-            if v == begin and frames[v, _LENGTH] == 0:
-                frames[v, _EX], frames[v, _EY] = frames[v + 1, _EX], frames[v + 1, _EY]
+        still = begin
+        while still < end and frames[still, _LENGTH] == 0:
+            still += 1
+        if still < end:
+            for v in range(begin, still):
+                frames[v, _EX], frames[v, _EY] = frames[still, _EX], frames[still, _EY]
         loop = closed[contour]
         for v in range(begin, end):
             reach = max(vertices[v, 2], vertices[v + 1, 2]) + _REACH
@@ -76,7 +78,7 @@ def frame(vertices, ends, first, last, closed, frames, tips):
                     break
 
 
-@numba.njit(**OPTIONS)
+@kernel
 @no_type_check
 def _area(z, wide, narrow, by_wide, by_narrow):
     """A pixel seen along a direction is a trapezoid: its area within z, less half of it; and the derivative.
@@ -90,7 +92,7 @@ def _area(z, wide, narrow, by_wide, by_narrow):
     return (z - bent if z > 0 else z + bent) * by_wide, (np.float32(1) - corner) * by_wide
 
 
-@numba.njit(**OPTIONS)
+@kernel
 @no_type_check
 def near(
     vertices,
@@ -113,9 +115,9 @@ def near(
 ):
     """Lists the pixels near the edge of a contour's stroke, each with the path's nearest piece so far.
 
-    `slot` has for every pixel of the band the number of its last fragment, counting the `dropped` ones: one of
-    this path is `base` or more; or `mark` if the pixel is inside the path. `low` and `high` are the first and
-    last column inside for every row.
+    `slot` has for every pixel of the band the number of its last fragment, counting the `dropped` ones: one
+    of this path is `base` or more; or `mark` if the pixel is inside the path. `low` and `high` are the first
+    and last column inside for every row.
     """
     pixel, nearest, piece, shape = buffers
     zero, half = np.float32(0), np.float32(0.5)
@@ -128,46 +130,45 @@ def near(
             continue
         ax = vertices[v, 0]
         ex, ey, length = frames[v, _EX], frames[v, _EY], frames[v, _LENGTH]
-        inner = min(radius, radius + more) - _REACH
-        least, most = inner * inner if inner > zero else np.float32(-1), reach * reach
-        before, after = -frames[v, _BEFORE], length + frames[v, _AFTER]
         shift = frames[v, _SHIFT]
-        side = reach * abs(ex)
-        y0 = max(ay + min(before * ey, after * ey) - side - half, np.float32(top))
-        y1 = min(ay + max(before * ey, after * ey) + side - half, np.float32(bottom - 1))
-        flat_x, flat_y = abs(ex) < np.float32(1e-6), abs(ey) < np.float32(1e-6)
-        inverse_x = zero if flat_x else np.float32(1) / ex
-        inverse_y = zero if flat_y else np.float32(1) / ey
-        for row in range(int(ceil(y0)), int(floor(y1)) + 1):
+        inner = max(min(radius, radius + more) - _REACH, zero)
+        least, most = inner * inner, reach * reach
+        before, after = -frames[v, _BEFORE], length + frames[v, _AFTER]
+        # Of the slab that this piece may be the nearest in, what is inside by a glance: all of it that is not
+        # far to the side, unless it sticks out far at the joints.
+        beyond = max(frames[v, _BEFORE], frames[v, _AFTER])
+        glance = beyond < half * inner
+        first_inside, last_inside = (before, after) if glance else (zero, length)
+        side_inside = sqrt(least - beyond * beyond) if glance else inner
+
+        y0 = ay + min(before * ey, after * ey) - reach * abs(ex) - half
+        y1 = ay + max(before * ey, after * ey) + reach * abs(ex) - half
+        # The bounds of a row of the slab are linear in y. Divided by almost nothing they are far away.
+        by_x = np.float32(1) / (max(abs(ex), np.float32(1e-6)) * (-1 if ex < 0 else 1))
+        by_y = np.float32(1) / (max(abs(ey), np.float32(1e-6)) * (-1 if ey < 0 else 1))
+        ends_move, sides_move = -ey * by_x, ex * by_y
+        ends_left, ends_right = min(before * by_x, after * by_x), max(before * by_x, after * by_x)
+        inside_left = min(first_inside * by_x, last_inside * by_x)
+        inside_right = max(first_inside * by_x, last_inside * by_x)
+        side, side_inside = reach * abs(by_y), side_inside * abs(by_y)
+        to_column = ax - half
+        final = np.float32(width - 1)
+        for row in range(ceil(max(y0, np.float32(top))), floor(min(y1, np.float32(bottom - 1))) + 1):
             y = np.float32(row) + half - ay
-            left, right = -ax, np.float32(width) - ax
-            inside_left, inside_right = left, right
-            if not flat_x:
-                a, b = (before - y * ey) * inverse_x, (after - y * ey) * inverse_x
-                left, right = max(left, min(a, b)), min(right, max(a, b))
-                a, b = -y * ey * inverse_x, (length - y * ey) * inverse_x
-                inside_left, inside_right = max(inside_left, min(a, b)), min(inside_right, max(a, b))
-            else:
-                if y * ey < before or y * ey > after:
-                    continue
-                if y * ey < zero or y * ey > length:
-                    inside_right = inside_left - 1
-            if not flat_y:
-                a, b = (y * ex - reach) * inverse_y, (y * ex + reach) * inverse_y
-                left, right = max(left, min(a, b)), min(right, max(a, b))
-                a, b = (y * ex - inner) * inverse_y, (y * ex + inner) * inverse_y
-                inside_left, inside_right = max(inside_left, min(a, b)), min(inside_right, max(a, b))
-            else:
-                if abs(y * ex) > reach:
-                    continue
-                if abs(y * ex) > inner:
-                    inside_right = inside_left - 1
-            x0 = max(int(ceil(left + ax - half)), 0)
-            x1 = min(int(floor(right + ax - half)), width - 1) + 1
+            ends, sides = to_column + y * ends_move, to_column + y * sides_move
+            left = max(max(ends_left + ends, sides - side), zero)
+            right = min(min(ends_right + ends, sides + side), final)
+            if left > right:
+                continue
+            x0, x1 = ceil(left), floor(right) + 1
             i0 = i1 = x1
-            if least > zero and inside_left <= inside_right:
-                i0 = min(max(int(ceil(inside_left + ax - half)), x0), x1)
-                i1 = max(min(int(floor(inside_right + ax - half)) + 1, x1), i0)
+            left, right = (
+                max(inside_left + ends, sides - side_inside),
+                min(inside_right + ends, sides + side_inside),
+            )
+            if least > zero and left <= right:
+                i0 = min(max(ceil(max(left, zero)), x0), x1)
+                i1 = max(min(floor(max(min(right, final), np.float32(-1))) + 1, x1), i0)
             line = (row - top) * width
             if i1 > i0:
                 # (Assigning to a slice took as long as all the rest.)
@@ -187,7 +188,7 @@ def near(
                     along, cross = x * ex + y * ey, y * ex - x * ey
                     u = min(max(along + abs(cross) * shift, zero), length)
                     d = cross * cross + (along - u) * (along - u)
-                    if d <= least:
+                    if d < least:
                         slot[line + i] = mark
                         r = row - top
                         low[r], high[r] = min(low[r], i), max(high[r], i)
@@ -212,7 +213,7 @@ def near(
     return count, (pixel, nearest, piece, shape)
 
 
-@numba.njit(**OPTIONS)
+@kernel
 @no_type_check
 def shade(vertices, frames, tips, width, top, origin, base, count, slot, mark, buffers):
     """Turns the nearest points of one path into shares of pixels, and their derivatives by that point and by
@@ -250,13 +251,16 @@ def shade(vertices, frames, tips, width, top, origin, base, count, slot, mark, b
             wide, narrow = max(abs(nx), abs(ny)), max(min(abs(nx), abs(ny)), np.float32(1e-4))
             by_wide, by_narrow = one / wide, one / narrow
         tip = (tips[v] & 1 and u <= zero) or (tips[v] & 2 and u >= length)
-        shrunk = radius
+        shrunk, blurred = radius, False
         along, sine, blunt = zero, zero, one
         if tip:
             along = x * ex + y * ey
             blunt = distance + np.float32(0.1)
             sine = abs(along) / blunt
-            shrunk = sqrt(max(radius * radius - _CAP * sine, radius * radius * np.float32(0.25)))
+            shrunk = half * radius
+            blurred = radius * radius - _CAP * sine > shrunk * shrunk
+            if blurred:
+                shrunk = sqrt(radius * radius - _CAP * sine)
         far, far_slope = _area(shrunk + distance, wide, narrow, by_wide, by_narrow)
         close, close_slope = _area(shrunk - distance, wide, narrow, by_wide, by_narrow)
         covered = far + close
@@ -264,7 +268,9 @@ def shade(vertices, frames, tips, width, top, origin, base, count, slot, mark, b
             continue
         by_distance, by_radius = far_slope - close_slope, far_slope + close_slope
         gx, gy = -by_distance * nx, -by_distance * ny
-        if tip:
+        if tip and not blurred:
+            by_radius *= half
+        elif tip:
             bend = -by_radius * _CAP * half / shrunk
             by_radius *= radius / shrunk
             sign = one if along > zero else -one
@@ -276,7 +282,7 @@ def shade(vertices, frames, tips, width, top, origin, base, count, slot, mark, b
     return kept
 
 
-@numba.njit(**OPTIONS)
+@kernel
 @no_type_check
 def spans_inside(width, origin, slot, mark, low, high, spans, count):
     """Lists the spans of pixels inside one path, which are those marked in `slot`."""
