@@ -13,30 +13,25 @@ guidance.run.CHECKPOINT_SECONDS = 0.05
 
 
 class Dots(g.VectorCanvas):
-    """Five soft dots an image."""
+    """Five dots an image."""
 
     def __init__(self, clock: g.Clock, b: int) -> None:
         super().__init__()
+        self.size = 33
         self.places = nn.Parameter(clock.uniform("places", b, (5, 2)))
         self.colours = nn.Parameter(clock.uniform("colours", b, (5, 3)))
 
-    def forward(self, size: int | None = None, member: int | None = None) -> Tensor:
-        among = slice(None) if member is None else slice(member, member + 1)
-        side = 33 if size is None else size
-        axis = (torch.arange(side) + 0.5) / side
-        x, y = (self.places[among, :, i, None, None] for i in (0, 1))
-        shades = torch.exp(-((axis - x).square() + (axis[:, None] - y).square()) / 0.02)
-        return torch.einsum("bnhw,bnc->bchw", shades, self.colours[among]).clamp(0, 1)
+    def scene(self) -> g.Scene:
+        points = self.places.flatten(0, 1).repeat_interleave(4, 0)
+        one = torch.ones(self.colours.shape[:2])
+        segments = torch.ones(one.numel(), dtype=torch.long)
+        return g.Scene(points, segments, 0.2 * one, self.colours.clamp(0, 1), one, torch.zeros(3))
 
     def param_groups(self) -> list:
         return [
             {"name": "places", "params": [self.places], "lr": g.linear(0.02, 0.0)},
             {"name": "colours", "params": [self.colours], "lr": 0.05},
         ]
-
-    def svg(self, member: int = 0, title: str | None = None) -> str:
-        dots = "".join(f'<circle cx="{x}" cy="{y}" r=".1"/>' for x, y in self.places[member].tolist())
-        return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1">{dots}</svg>\n'
 
 
 def main(
