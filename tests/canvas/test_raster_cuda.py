@@ -44,7 +44,8 @@ DRAWINGS = {
     "strokes": strokes([BEND, TWO, DOT], [3.0, 1.0, 2.0]),
     "thin": strokes([TWO, DOT], [0.3, 0.4]),
     "wide": strokes([BEND, [(x - 60, y) for x, y in BEND]], [25.0, 40.0]),
-    "swelling": replace(strokes([BEND], 1.0), widths=torch.tensor([0.05, 0.3, 0.1, 0.4])),
+    # It begins thinner than the blur of a pixel.
+    "swelling": replace(strokes([BEND], 1.0), widths=torch.tensor([0.01, 0.3, 0.1, 0.4])),
     "closed": replace(shapes([FRAME]), filled=None, widths=torch.full((1, 1), 0.15)),
     "fills, shaded": shaded(shapes([FRAME, AROUND, [polygon((5, 5), (25, 8), (9, 16))]])),
     "holes, transparent": replace(shapes([[*FRAME, ring(20, 9, 5)]], even_odd=True), background=None),

@@ -5,7 +5,7 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from guidance.canvas.raster.polylines import NONZERO
+from guidance.canvas.raster.model import NONZERO
 from guidance.canvas.raster.triton_kernels.tiles import LEVEL, PIXELS, line
 
 _NONZERO = tl.constexpr(NONZERO)

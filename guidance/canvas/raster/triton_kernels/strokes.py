@@ -66,17 +66,20 @@ def shade(x, y, ex, ey, length, radius, more, tips):
     tip = ((u <= 0) & (tips % 2 == 1)) | ((u >= length) & (tips >= 2))
     along, blunt = x * ex + y * ey, distance + 0.1
     sine = tl.abs(along) / blunt
-    squared = tl.maximum(radius * radius - _CAP * sine, radius * radius * 0.25)
-    shrunk = tl.where(tip, tl.sqrt(squared), radius)
+    squared = radius * radius - _CAP * sine
+    blurred = tip & (squared > radius * radius * 0.25)
+    shrunk = tl.where(blurred, tl.sqrt(tl.maximum(squared, 1e-12)), tl.where(tip, radius * 0.5, radius))
     far, far_slope = _area(shrunk + distance, wide, narrow)
     close, close_slope = _area(shrunk - distance, wide, narrow)
     by_distance, by_radius = far_slope - close_slope, far_slope + close_slope
     thick = tl.maximum(shrunk, 1e-6)
-    bend = tl.where(tip, -0.5 * _CAP * by_radius / (thick * blunt), 0.0)
+    bend = tl.where(blurred, -0.5 * _CAP * by_radius / (thick * blunt), 0.0)
     sign = tl.where(along > 0, 1.0, -1.0)
     gx = -by_distance * nx - bend * (sign * ex - sine * nx)
     gy = -by_distance * ny - bend * (sign * ey - sine * ny)
-    return far + close, where, gx, gy, tl.where(tip, by_radius * radius / thick, by_radius)
+    # The radius of the disc by that of the stroke.
+    growth = tl.where(blurred, radius / thick, tl.where(tip, 0.5, 1.0))
+    return far + close, where, gx, gy, by_radius * growth
 
 
 @triton.jit

@@ -5,8 +5,7 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from guidance.canvas.raster.model import REACH
-from guidance.canvas.raster.polylines import STROKE
+from guidance.canvas.raster.model import REACH, STILL, STROKE
 
 #: Pixels a side of a tile.
 TILE = tl.constexpr(16)
@@ -21,8 +20,8 @@ OUTSIDE, EDGE, INSIDE = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 STROKED = tl.constexpr(STROKE)
 HALO = tl.constexpr(REACH)
 
-#: Shorter pieces are points, as in the reference: rounding gives them any direction.
-TINY = tl.constexpr(1 / 256)
+#: Shorter pieces are points.
+TINY = tl.constexpr(STILL)
 
 #: Lines that go less far along an axis go nowhere along it: to divide by that would overflow.
 LEVEL = tl.constexpr(1e-30)
