@@ -1,23 +1,27 @@
-"""How fast is the rasteriser? CLIPDraw's strokes, forward and backward, beside diffvg where it is installed.
+"""How fast is the rasteriser, forward and backward, beside plain PyTorch and, where installed, diffvg?
 
-    python benchmarks/raster.py [--threads 2] [--repeats 9]
+    python benchmarks/raster.py [--threads 2] [--repeats 9] [--scenes strokes|shapes|growth|population]
 
-Prints milliseconds, the median of the repeats; diffvg samples 2×2 a pixel, as CLIPDraw has it.
+Prints milliseconds, the median of the repeats. "torch" is our reference in plain PyTorch; diffvg samples 2×2 a
+pixel, as CLIPDraw has it. Memory is the most that the process has held beyond what it held before drawing.
 """
 
 import argparse
 import importlib.util
+import resource
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from statistics import median
 
 import torch
 
-from guidance.canvas import Scene, Strokes, rasterize
+from guidance.canvas import Scene, Shapes, Strokes, rasterize
+from guidance.canvas.raster import reference
 from guidance.clock import Clock
 
 #: strokes, pixels a side, range of radii in pixels
-SCENES = [
+STROKES = [
     (256, 224, (1, 1)),
     (256, 224, (1, 15)),
     (512, 224, (1, 5)),
@@ -26,71 +30,118 @@ SCENES = [
     (2048, 1024, (1, 1)),
     (2048, 1024, (1, 5)),
 ]
+#: shapes, pixels a side, range of radii in pixels
+SHAPES = [(256, 224, (5, 20)), (1024, 512, (5, 20)), (2048, 1024, (5, 40))]
 
 
-def ours(scene: Scene, size: int, gradient: torch.Tensor) -> None:
-    leaves = [t.detach().requires_grad_() for t in (scene.points, scene.widths, scene.colours, scene.opacity)]
-    drawing = Scene(leaves[0], scene.segments, *leaves[1:], scene.background)
-    rasterize(drawing, size).backward(gradient)
+def both_ways(draw: Callable[[Scene], torch.Tensor], scene: Scene) -> float:
+    """Milliseconds of drawing and of the gradients of everything."""
+    names = ("points", "widths", "colours", "opacity")
+    leaves = {name: getattr(scene, name).detach().requires_grad_() for name in names}
+    start = time.perf_counter()
+    image = draw(replace(scene, **leaves))
+    image.backward(torch.full_like(image, 0.5))
+    return 1000 * (time.perf_counter() - start)
 
 
-def diffvg(scene: Scene, size: int, gradient: torch.Tensor) -> None:
+def diffvg(scene: Scene, size: int) -> float:
     import pydiffvg
 
-    counts = scene.segments
-    shapes = [
-        pydiffvg.Path(
-            num_control_points=torch.full((int(count),), 2, dtype=torch.int32),
-            points=(points.detach() * size).requires_grad_(),
-            stroke_width=(width.detach() * size / 2).requires_grad_(),
-            is_closed=False,
+    closed = scene.closed is not None
+    shapes, groups = [], []
+    points = scene.points.detach().split(scene.sizes.tolist())
+    for i, (path, count, width) in enumerate(zip(points, scene.segments, scene.widths[0], strict=True)):
+        colour = torch.cat([scene.colours[0, i], scene.opacity[0, i, None]]).detach().requires_grad_()
+        shapes.append(
+            pydiffvg.Path(
+                num_control_points=torch.full((int(count),), 2, dtype=torch.int32),
+                points=(path * size).requires_grad_(),
+                stroke_width=(width.detach() * size / 2).requires_grad_(),
+                is_closed=closed,
+            )
         )
-        for count, points, width in zip(
-            counts, scene.points.split((3 * counts + 1).tolist()), scene.widths[0], strict=True
+        groups.append(
+            pydiffvg.ShapeGroup(
+                shape_ids=torch.tensor([i]),
+                fill_color=colour if closed else None,
+                stroke_color=None if closed else colour,
+            )
         )
-    ]
-    colours = torch.cat([scene.colours[0], scene.opacity[0, :, None]], 1).detach()
-    groups = [
-        pydiffvg.ShapeGroup(
-            shape_ids=torch.tensor([i]), fill_color=None, stroke_color=colour.clone().requires_grad_()
-        )
-        for i, colour in enumerate(colours)
-    ]
     arguments = pydiffvg.RenderFunction.serialize_scene(size, size, shapes, groups)
+    start = time.perf_counter()
     image = pydiffvg.RenderFunction.apply(size, size, 2, 2, 0, None, *arguments)
-    picture = image[:, :, :3] * image[:, :, 3:] + (1 - image[:, :, 3:])
-    picture.backward(gradient[0].permute(1, 2, 0))
+    image.backward(torch.full_like(image, 0.5))
+    return 1000 * (time.perf_counter() - start)
 
 
-def milliseconds(run: Callable[[], None], repeats: int) -> float:
-    times = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        run()
-        times.append(1000 * (time.perf_counter() - start))
-    return median(times[1:])
+def typical(run: Callable[[], float], repeats: int) -> float:
+    run()
+    return median(run() for _ in range(repeats))
+
+
+def compare(kind: str, scenes: list[tuple[int, int, tuple[int, int]]], repeats: int) -> None:
+    peer = importlib.util.find_spec("pydiffvg") is not None
+    print(f"{kind:>8}{'pixels':>8}{'radius':>8}{'ours':>9}{'torch':>9}{'ratio':>7}{'diffvg':>10}{'ratio':>8}")
+    for paths, size, (low, high) in scenes:
+        if kind == "strokes":
+            scene = Strokes(paths, size, Clock(), width=(2.0 * low, 2.0 * high)).scene()
+        else:
+            scene = Shapes(paths, size, Clock(), radius=(low / size, high / size)).scene()
+        ours = typical(lambda s=scene, p=size: both_ways(lambda x: rasterize(x, p), s), repeats)
+        plain = typical(lambda s=scene, p=size: both_ways(lambda x: reference.rasterize(x, p, p), s), 1)
+        radius = f"{low}" if low == high else f"{low}-{high}"
+        print(f"{paths:>8}{f'{size}²':>8}{radius:>8}{ours:>9.1f}{plain:>9.0f}{plain / ours:>6.0f}×", end="")
+        if peer:
+            other = typical(lambda s=scene, p=size: diffvg(s, p), 3)
+            print(f"{other:>10.0f}{other / ours:>7.0f}×", flush=True)
+        else:
+            print(f"{'-':>10}{'-':>8}", flush=True)
+
+
+def growth(repeats: int) -> None:
+    """Time and memory as paths and pixels grow; strokes of the same length in pixels."""
+    print(f"{'strokes':>8}{'pixels':>8}{'ours':>9}{'memory':>12}")
+    for paths, size in [(256, 512), (1024, 512), (4096, 512), (16384, 512), (1024, 1024), (1024, 2048)]:
+        scene = Strokes(paths, size, Clock(), width=(4.0, 4.0), reach=51 / size).scene()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        ours = typical(lambda s=scene, p=size: both_ways(lambda x: rasterize(x, p), s), repeats)
+        more = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        print(f"{paths:>8}{f'{size}²':>8}{ours:>9.1f}{more / 1024:>9.0f} MiB", flush=True)
+
+
+def population(repeats: int) -> None:
+    """A population in one call beside its members one by one."""
+    print(f"{'b':>8}{'one call':>10}{'b calls':>10}{'ratio':>7}")
+    for b in (1, 4, 16):
+        scene = Strokes(256, 224, Clock(), b=b, width=(2.0, 10.0)).scene()
+        members = [scene.member(i) for i in range(b)]
+        together = typical(lambda s=scene: both_ways(lambda x: rasterize(x, 224), s), repeats)
+        singly = typical(
+            lambda m=members: sum(both_ways(lambda x: rasterize(x, 224), one) for one in m), repeats
+        )
+        print(f"{b:>8}{together:>10.1f}{singly:>10.1f}{singly / together:>6.2f}×", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--scenes", choices=["strokes", "shapes", "growth", "population"])
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    peer = importlib.util.find_spec("pydiffvg") is not None
-    print(f"{'strokes':>8}{'pixels':>8}{'radius':>8}{'ours':>10}{'diffvg':>10}{'ratio':>8}")
-    for paths, size, (low, high) in SCENES:
-        width = (2.0 * low, 2.0 * high)
-        scene = Strokes(paths, size, Clock(), width=width).scene()
-        gradient = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)) - 0.5
-        row = milliseconds(lambda s=scene, p=size, g=gradient: ours(s, p, g), arguments.repeats)
-        radius = f"{low}" if low == high else f"{low}-{high}"
-        print(f"{paths:>8}{f'{size}²':>8}{radius:>8}{row:>10.1f}", end="", flush=True)
-        if peer:
-            other = milliseconds(lambda s=scene, p=size, g=gradient: diffvg(s, p, g), 3)
-            print(f"{other:>10.1f}{f'{other / row:.0f}×':>8}")
-        else:
-            print(f"{'-':>10}{'-':>8}")
+    start = time.perf_counter()
+    for canvas in (Strokes(1, 8, Clock()), Shapes(1, 8, Clock())):
+        both_ways(lambda x: rasterize(x, 8), canvas.scene())
+    print(f"first call, with the kernels compiled or read from disk: {time.perf_counter() - start:.1f} s")
+    wanted = arguments.scenes
+    if wanted in (None, "growth"):  # first, since memory is the most so far
+        growth(arguments.repeats)
+    if wanted in (None, "strokes"):
+        compare("strokes", STROKES, arguments.repeats)
+    if wanted in (None, "shapes"):
+        compare("shapes", SHAPES, arguments.repeats)
+    if wanted in (None, "population"):
+        population(arguments.repeats)
 
 
 if __name__ == "__main__":

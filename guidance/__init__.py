@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from guidance.canvas.base import Canvas, VectorCanvas
+    from guidance.canvas.drawing import Drawing
     from guidance.canvas.raster import Gradients, Scene, cubics, rasterize
     from guidance.canvas.shapes import Shapes
     from guidance.canvas.strokes import Strokes
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 #: Where each public name lives. No module is called like a public name: importing the module would hide it.
 _HOMES = {
     "guidance.canvas.base": ["Canvas", "VectorCanvas"],
+    "guidance.canvas.drawing": ["Drawing"],
     "guidance.canvas.raster": ["Gradients", "Scene", "cubics", "rasterize"],
     "guidance.canvas.shapes": ["Shapes"],
     "guidance.canvas.strokes": ["Strokes"],

@@ -1,6 +1,7 @@
 """Canvases: parameters that render to an image."""
 
 from guidance.canvas.base import Canvas, ParamGroup, VectorCanvas
+from guidance.canvas.drawing import Drawing
 from guidance.canvas.raster import Gradients, Scene, cubics, rasterize
 from guidance.canvas.shapes import Shapes
 from guidance.canvas.strokes import Strokes
@@ -8,6 +9,7 @@ from guidance.canvas.svg import SvgWarning, read_svg, to_svg
 
 __all__ = [
     "Canvas",
+    "Drawing",
     "Gradients",
     "ParamGroup",
     "Scene",

@@ -5,13 +5,38 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from guidance.canvas import Canvas, Shapes, Strokes, VectorCanvas
+from guidance.canvas import Canvas, Drawing, Gradients, Scene, Shapes, Strokes, VectorCanvas
 from guidance.clock import Clock, at
 from guidance.errors import InputError
+
+
+def mixed(b: int, seed: int) -> Scene:
+    """Closed and open paths, strokes, fills and a gradient, as an SVG may have them."""
+    shapes = Shapes(48, 32, Clock(seed=seed), b=b).scene()
+    filled = (torch.arange(48) % 3 > 0).expand(b, -1)
+    return Scene(
+        shapes.points.detach(),
+        shapes.segments,
+        torch.full((b, 48), 0.1),
+        shapes.colours.detach(),
+        shapes.opacity.detach(),
+        None,
+        closed=shapes.closed,
+        filled=filled,
+        gradients=Gradients(
+            48 * torch.arange(b),
+            torch.zeros(b, dtype=torch.bool),
+            torch.eye(2, 3).expand(b, -1, -1),
+            torch.tensor([0.0, 1.0]).expand(b, -1),
+            torch.tensor([[0.2, 0.3, 0.4, 0.9], [0.9, 0.3, 0.1, 0.5]]).expand(b, -1, -1),
+        ),
+    )
+
 
 #: (a canvas for a population of b with a seed, the mean absolute error it can fit a picture to)
 CANVASES: dict[str, tuple[Callable[[int, int], Canvas], float]] = {
     "strokes": (lambda b, seed: Strokes(48, 32, Clock(seed=seed), b=b, width=(2, 8)), 0.04),
+    "drawing": (lambda b, seed: Drawing(mixed(b, seed), 32), 0.06),
     "shapes": (lambda b, seed: Shapes(48, 32, Clock(seed=seed), b=b), 0.04),
 }
 

@@ -62,10 +62,11 @@ def cut(scene: Scene, width: int) -> Outline:
 def flatten(outline: Outline) -> Float[Tensor, "m 3"]:
     """The vertices of the polylines, differentiable to the control points."""
     cubic, rank = ranks(outline.counts)
-    t = rank / outline.counts[cubic]
-    s = 1 - t
-    weights = torch.stack([s * s * s, 3 * s * s * t, 3 * s * t * t, t * t * t], 1)
-    inner = (weights[:, :, None] * outline.control[outline.corners[cubic]]).sum(1)
+    t = (rank / outline.counts[cubic])[:, None]
+    p0, p1, p2, p3 = outline.control[outline.corners].unbind(1)
+    # In this form equal control points have equal vertices, so that what stands still has no direction.
+    one, two, three = (c[cubic] for c in (3 * (p1 - p0), 3 * (p0 - 2 * p1 + p2), p3 - p0 + 3 * (p1 - p2)))
+    inner = p0[cubic] + t * (one + t * (two + t * three))
     last = outline.segments.cumsum(0) - 1
     final = outline.control[outline.corners[last, 3]]
     vertices = torch.empty(int(outline.ends[-1]), 3, device=inner.device)
