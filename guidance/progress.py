@@ -2,13 +2,18 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
 
 from guidance.clock import Clock
 from guidance.optimization import Step
+
+T = TypeVar("T")
+#: Seconds between lines about items that pass.
+PAUSE = 10.0
 
 
 def progress(steps: Iterator[Step], clock: Clock) -> Iterator[Step]:
@@ -39,3 +44,18 @@ def _lines(steps: Iterator[Step], clock: Clock) -> Iterator[Step]:
                 f"step {done}/{step.total}  {_losses(step)}  {left:.0f} s left", file=sys.stderr, flush=True
             )
         yield step
+
+
+def counted(items: Sequence[T], what: str) -> Iterator[T]:
+    """The same items, counted as they pass: a bar in a terminal that is gone at the end, elsewhere a line
+    every ten seconds.
+    """
+    if sys.stderr.isatty():
+        yield from track(items, what, console=Console(stderr=True), transient=True)
+        return
+    told = time.monotonic()
+    for done, item in enumerate(items):
+        if time.monotonic() - told > PAUSE:
+            told = time.monotonic()
+            print(f"{what} {done}/{len(items)}", file=sys.stderr, flush=True)
+        yield item

@@ -5,16 +5,14 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
-from rich.table import Column, Table
-from rich.text import Text
-
 import guidance as g
 from guidance.clip.labels import embed_found, look_labelled, read_labels
 from guidance.clip.sources import Found, look
+from guidance.clip.table import skipped, table
 from guidance.clip.templates import read_templates
 from guidance.clip.zero_shot import check, classifier, probabilities
 from guidance.clip.zero_shot import evaluate as compare
+from guidance.progress import counted
 
 
 def main(
@@ -27,7 +25,7 @@ def main(
     clip: str = "tiny",
     device: str = "auto",
     precision: Literal["float32", "bfloat16"] = "float32",
-) -> None:
+) -> str:
     """Label pictures with words of your own, or measure how often that is right.
 
     Args:
@@ -64,7 +62,7 @@ def main(
 
     model = g.load(clip, device=g.device(device), precision=precision)
     weights = classifier(model, names, sentences).cpu()
-    seen = embed_found(model, items)
+    seen = embed_found(model, counted(items, "Reading"))
     facts: dict[str, Any] = {"clip": clip, "templates": templates}
     if evaluate:
         number = {name: i for i, name in enumerate(names)}
@@ -80,34 +78,33 @@ def main(
         facts["pictures"] = [{"path": p, "labels": c} for p, c in zip(paths, chances, strict=True)]
     facts["skipped"] = {missed.path: missed.reason for missed in seen.missed}
     if json:
-        print(json_format.dumps(facts, ensure_ascii=False, indent=2))
-        return
-    # Paths are folded in a terminal, and whole in a pipe or a file.
-    console = Console(width=None if sys.stdout.isatty() else 10_000)
-    for table in _evaluation(facts, top) if evaluate else [_choices(facts)]:
-        console.print(table, "")
+        return json_format.dumps(facts, ensure_ascii=False, indent=2)
     if seen.missed:
-        listed = "".join(f"\n  {path} ({reason})" for path, reason in facts["skipped"].items())
-        print(f"skipped {len(seen.missed)} of {len(items)} files:{listed}", file=sys.stderr)
+        print(skipped(facts["skipped"], len(items)), file=sys.stderr)
+    return "\n\n".join(_evaluation(facts, top) if evaluate else [_choices(facts)])
 
 
-def _choices(facts: dict[str, Any]) -> Table:
-    table = Table("probability", "label", Column("picture", overflow="fold"), box=None)
-    for picture in facts["pictures"]:
-        for i, (label, chance) in enumerate(picture["labels"].items()):
-            table.add_row(f"{chance:.1%}", Text(label), Text("" if i else picture["path"]))
-    return table
+def _choices(facts: dict[str, Any]) -> str:
+    rows = [
+        (f"{chance:.1%}", label, "" if i else picture["path"])
+        for picture in facts["pictures"]
+        for i, (label, chance) in enumerate(picture["labels"].items())
+    ]
+    return table(["probability", "label", "picture"], rows)
 
 
-def _evaluation(facts: dict[str, Any], top: int) -> list[Table]:
-    summary = Table("pictures", "labels", "top-1", "top-5", box=None)
-    counts, shares = (facts["count"], len(facts["labels"])), (facts["top1"], facts["top5"])
-    summary.add_row(*map(str, counts), *(f"{share:.1%}" for share in shares))
-    worst = Table("recall", "pictures", "recognised least", box=None)
-    known = [(name, label) for name, label in facts["labels"].items() if label["pictures"]]
-    for name, label in sorted(known, key=lambda pair: (pair[1]["recall"], -pair[1]["pictures"]))[:top]:
-        worst.add_row(f"{label['recall']:.1%}", str(label["pictures"]), Text(name))
-    confused = Table("times", "confused most", "taken for", box=None)
-    for pair in facts["confusions"][:top]:
-        confused.add_row(str(pair["times"]), Text(pair["label"]), Text(pair["taken_for"]))
-    return [summary, worst, confused]
+def _evaluation(facts: dict[str, Any], top: int) -> list[str]:
+    """The shares; then what `top` lines can say of labels and confusions, which is little of single ones."""
+    shares = (f"{facts['top1']:.1%}", f"{facts['top5']:.1%}")
+    summary = (str(facts["count"]), str(len(facts["labels"])), *shares)
+    tables = [table(["pictures", "labels", "top-1", "top-5"], [summary])]
+    known = [(label["recall"], label["pictures"], name) for name, label in facts["labels"].items()]
+    worst = sorted((each for each in known if each[1]), key=lambda each: (each[0], -each[1]))[:top]
+    if any(count > 1 for _, count, _ in known):
+        rows = [(f"{recall:.1%}", str(count), name) for recall, count, name in worst]
+        tables.append(table(["recall", "pictures", "recognised least"], rows))
+    pairs = facts["confusions"]
+    if pairs and (len(pairs) <= top or pairs[0]["times"] > 1):
+        rows = [(str(pair["times"]), pair["label"], pair["taken_for"]) for pair in pairs[:top]]
+        tables.append(table(["times", "confused most", "taken for"], rows))
+    return tables

@@ -4,11 +4,9 @@ from contextlib import closing
 from json import dumps
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from guidance.clip.index import Index
 from guidance.clip.search import duplicates
+from guidance.clip.table import table
 
 
 def main(
@@ -28,12 +26,13 @@ def main(
         groups = list(duplicates(pictures, threshold))
     if json:
         return dumps([[match.facts() for match in group] for group in groups], ensure_ascii=False, indent=2)
-    table = Table("group", "score", "caption", box=None)
-    table.add_column("picture", overflow="fold")
-    for number, group in enumerate(groups, 1):
-        for match in group:
-            table.add_row(str(number), f"{match.score:.3f}", match.row.caption, match.row.path)
-    if groups:
-        Console().print(table)
-    spare = sum(len(group) - 1 for group in groups)
-    return f"{len(groups)} groups, {spare} pictures more than one of each"
+    if not groups:
+        return f"no two pictures in {index} have a cosine of {threshold:g} or more"
+    rows = [
+        (str(number), f"{match.score:.3f}", match.row.caption, match.row.path)
+        for number, group in enumerate(groups, 1)
+        for match in group
+    ]
+    spare = len(rows) - len(groups)
+    lines = table(["group", "score", "caption", "picture"], rows)
+    return f"{lines}\n{spare} of these {len(rows)} pictures could go; one of each group would stay"

@@ -11,6 +11,7 @@ from typing import Literal
 import guidance as g
 from guidance.clip import embed
 from guidance.clip.index import EXACT_ROWS, Index
+from guidance.clip.table import one_line
 from guidance.media import write_text
 
 
@@ -23,7 +24,7 @@ def main(
     batch: int = 64,
     device: str = "auto",
     precision: Literal["float32", "bfloat16"] = "float32",
-) -> None:
+) -> str:
     """Bring an index of pictures up to date: what is new is encoded, what is gone leaves.
 
     Ctrl-C loses a few seconds of work, and the same command goes on. Under torchrun (torchrun
@@ -42,8 +43,7 @@ def main(
     if not sources:
         merged = embed.merge(index)
         with closing(Index(index)) as pictures:
-            print(f"{merged} merged, {len(pictures)} pictures in {index}")
-        return
+            return f"{merged} merged, {len(pictures)} pictures in {index}"
     where = g.device(device)
     if device == "auto" and where.type == "cuda":
         where = g.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
@@ -63,34 +63,34 @@ def main(
     except KeyboardInterrupt:
         print("stopped early; the same command goes on", file=sys.stderr)
         raise
-    report(tally, index, share)
+    return "\n".join(report(tally, index, share))
 
 
-def report(tally: embed.Tally, index: Path, share: tuple[int, int]) -> None:
-    """Say what was done, and list what was not: a few here, all in a file."""
+def report(tally: embed.Tally, index: Path, share: tuple[int, int]) -> list[str]:
+    """Lines that say what was done, and list what was not: a few here, all in a file."""
     rank, count = share
     listing = index / ("skipped.tsv" if count == 1 else f"skipped-{rank}-of-{count}.tsv")
     merged = f"{tally.merged} merged, " if tally.merged else ""
-    print(
+    lines = [
         f"{merged}{tally.encoded} encoded, {tally.unchanged} unchanged, {tally.removed} removed, "
         f"{len(tally.skipped)} skipped"
-    )
-    lines = [f"{missed.reason}\t{missed.path}\n" for missed in tally.skipped]
+    ]
+    skipped = [f"{missed.reason}\t{one_line(missed.path)}\n" for missed in tally.skipped]
     try:
-        write_text(listing, "reason\tpath\n" + "".join(lines))
+        write_text(listing, "reason\tpath\n" + "".join(skipped))
     except OSError as error:
         raise g.InputError(f"cannot write {listing} ({error.strerror}); the index is complete") from error
     for reason, number in Counter(missed.reason for missed in tally.skipped).most_common():
         example = next(missed.path for missed in tally.skipped if missed.reason == reason)
-        print(f"  {number} {reason}, such as {example}")
+        lines.append(f"  {number} {reason}, such as {one_line(example)}")
     if tally.skipped:
-        print(f"  all of them: {listing}")
+        lines.append(f"  all of them: {listing}")
     if count > 1:
-        print(f"part {rank} of {count} is written; to merge the parts: guidance embed --index {index}")
-        return
+        return [*lines, f"part {rank} of {count} is written; to merge: guidance embed --index {index}"]
     with closing(Index(index)) as done:
-        print(f"{len(done)} pictures in {index}")
+        lines.append(f"{len(done)} pictures in {index}")
         if done.recall is not None:
-            print(f"search is approximate and finds {done.recall:.1%} of the nearest 20; the rest is exact")
+            lines.append(f"search is approximate and finds {done.recall:.1%} of the nearest 20")
         elif len(done) > EXACT_ROWS:
-            print("search is exact and reads everything; quicker: pip install 'clip-guidance[search]'")
+            lines.append("search is exact and reads everything; quicker: pip install 'clip-guidance[search]'")
+    return lines

@@ -7,15 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
-from rich.text import Text
-
 import guidance as g
 from guidance.clip.labels import embed_found
 from guidance.clip.languages import ENGLISH, compare, keep, read_names
 from guidance.clip.sources import Missed, look
+from guidance.clip.table import skipped, table
+from guidance.progress import counted
 
 
 def main(
@@ -25,7 +22,7 @@ def main(
     clip: str = "tiny",
     device: str = "auto",
     precision: Literal["float32", "bfloat16"] = "float32",
-) -> None:
+) -> str:
     """Report, for each language, how well names find their pictures and agree with the English names.
 
     Args:
@@ -41,30 +38,34 @@ def main(
     # os.path.exists and not Path.exists, which raises for a name that is too long.
     gone = [Missed(str(file), "no such file") for file in files if not os.path.exists(file)]
     there = [item for file in files if os.path.exists(file) for item in look(file)]
-    seen = embed_found(model, [*gone, *there])
+    seen = embed_found(model, counted([*gone, *there], "Reading pictures"))
     names = keep(names, files, [picture.path for picture in seen.pictures])
     english = model.encode_many([title for _, title in names[ENGLISH]])
     pictures = seen.embeddings.to(model.device)
-    quiet = json or not sys.stderr.isatty()
     found = [
         compare(model, pictures, english, language, rows)
-        for language, rows in track(
-            names.items(), "Reading", console=Console(stderr=True), transient=True, disable=quiet
-        )
+        for language, rows in counted(list(names.items()), "Reading names")
     ]
-
-    skipped = {missed.path: missed.reason for missed in seen.missed}
+    unread = {missed.path: missed.reason for missed in seen.missed}
     if json:
-        facts = {"clip": clip, "languages": [asdict(agreement) for agreement in found], "skipped": skipped}
-        print(json_format.dumps(facts, ensure_ascii=False, indent=2))
-        return
+        facts = {
+            "clip": clip,
+            "languages": [asdict(agreement) for agreement in found],
+            "skipped": unread,
+        }
+        return json_format.dumps(facts, ensure_ascii=False, indent=2)
+    if unread:
+        print(skipped(unread, len(files)), file=sys.stderr)
     columns = ("language", "names", "finds picture", "among ten", "cosine with English", "with other names")
-    table = Table(*columns, box=None)
-    for agreement in sorted(found, key=lambda agreement: -agreement.first):
-        shares = (f"{agreement.first:.1%}", f"{agreement.ten:.1%}")
-        cosines = (f"{agreement.cosine:.3f}", f"{agreement.others:.3f}")
-        table.add_row(Text(agreement.language), str(agreement.names), *shares, *cosines)
-    Console().print(table)
-    if skipped:
-        listed = "".join(f"\n  {path} ({reason})" for path, reason in skipped.items())
-        print(f"skipped {len(skipped)} of {len(files)} files:{listed}", file=sys.stderr)
+    rows = [
+        (
+            each.language,
+            f"{each.names}",
+            f"{each.first:.1%}",
+            f"{each.ten:.1%}",
+            f"{each.cosine:.3f}",
+            f"{each.others:.3f}",
+        )
+        for each in sorted(found, key=lambda each: -each.first)
+    ]
+    return table(columns, rows)

@@ -1,17 +1,20 @@
 """Pictures and runs, sorted by how well they match a prompt."""
 
 import sys
+from collections.abc import Iterator
+from itertools import chain
 from json import dumps
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
+from PIL import Image
 
 import guidance as g
 from guidance.clip.pictures import Unusable, ahead, as_image, decode
 from guidance.clip.sheet import write_sheet
-from guidance.clip.sources import Found, look, read
+from guidance.clip.sources import Found, Missed, look, read
+from guidance.clip.table import skipped, table
 from guidance.losses.clip import embed
+from guidance.progress import counted
 
 
 def main(
@@ -29,7 +32,7 @@ def main(
 
     Args:
         prompt: What they should show; several prompts with weights: "a fox:1.5 | blurry:-0.3 | @cat.png:0.5".
-        files: Pictures, folders of pictures, folders of runs such as outputs/clipdraw.
+        files: Pictures, folders of pictures, tables, shards; folders of runs such as outputs/clipdraw.
         top: How many of the best to show.
         clip: The model that judges: tiny, ViT-B/32, ViT-B-32/laion2b_s34b_b79k, hf-hub:…, local-dir:….
         json: Print JSON and nothing else.
@@ -39,44 +42,47 @@ def main(
     if top < 1:
         raise g.InputError(f"top must be at least 1, got {top}")
     prompts = g.parse(prompt)
-    found = list(dict.fromkeys(each for file in files for each in pictures_of(file)))
+    items = {item.path: item for file in files for item in pictures_of(file)}
+    found = [item for item in items.values() if isinstance(item, Found)]
+    reasons = {item.path: item.reason for item in items.values() if isinstance(item, Missed)}
     model = g.load(clip, device=g.device(device))
     # Pictures among the prompts are read once, not for every file.
     vectors = embed(model, prompts).tolist()
     prompts = [g.Prompt(embedding=tuple(v), weight=p.weight) for v, p in zip(vectors, prompts, strict=True)]
-    scored: list[tuple[float, str]] = []
-    # Twice what the model sees: the views of clip_score are made of that.
-    work = ahead(found, lambda each: decode(read(each, None, 0).data, 2 * model.image_size)[0], 32)
-    for path, picture in work:
+    scored: list[tuple[float, Found]] = []
+
+    def work(item: Found) -> Image.Image:
+        # Twice what the model sees: the views of clip_score are made of that.
+        return decode(read(item.file, item.offset, item.length).data, 2 * model.image_size)[0]
+
+    for item, picture in ahead(counted(found, "Ranking"), work, 32):
         if isinstance(picture, Unusable):
-            print(f"skipped {path}: {picture}", file=sys.stderr)
+            reasons[item.path] = str(picture)
         else:
             image = as_image(picture).to(model.device)
-            scored.append((g.clip_score(model, prompts, image).item(), path))
+            scored.append((g.clip_score(model, prompts, image).item(), item))
     if not scored:
         raise g.InputError("there are no pictures to rank; name pictures, or folders with pictures or runs")
-    best = sorted(scored, key=lambda pair: (-pair[0], pair[1]))[:top]
+    if reasons:
+        print(skipped(reasons, len(items)), file=sys.stderr)
+    best = sorted(scored, key=lambda pair: (-pair[0], pair[1].path))[:top]
     if json:
-        return dumps(
-            [{"score": round(score, 4), "path": path} for score, path in best], ensure_ascii=False, indent=2
-        )
-    table = Table("", "score", box=None)
-    table.add_column("picture", overflow="fold")
-    for rank, (score, path) in enumerate(best, 1):
-        table.add_row(str(rank), f"{score:.3f}", path)
-    Console().print(table)
-    names = [f"{rank}  {score:.3f}\n{title(Path(path))}" for rank, (score, path) in enumerate(best, 1)]
-    write_sheet(sheet, [(path, None, 0) for _, path in best], names)
-    return f"sheet: {sheet}"
+        facts = [{"score": round(score, 4), "path": item.path} for score, item in best]
+        return dumps(facts, ensure_ascii=False, indent=2)
+    numbered = [(f"{rank}", f"{score:.3f}", item) for rank, (score, item) in enumerate(best, 1)]
+    lines = table(["", "score", "picture"], [(*told, item.path) for *told, item in numbered])
+    names = [f"{rank}  {score}\n{title(Path(item.path))}" for rank, score, item in numbered]
+    places = [(item.file, item.offset, item.length) for *_, item in numbered]
+    return f"{lines}\n{write_sheet(sheet, places, names)}"
 
 
-def pictures_of(source: Path) -> list[str]:
-    """A picture's path; of a folder with runs their final pictures, of another one all pictures."""
+def pictures_of(source: Path) -> Iterator[Found | Missed]:
+    """What `look` finds; of a folder with runs, their final pictures only."""
     runs = sorted(source.rglob("run.json")) if source.is_dir() else []
-    if runs:
-        return [str(final) for run in runs if (final := run.with_name("final.png")).exists()]
-    found = [each for each in look(source) if isinstance(each, Found)]
-    return [each.path for each in found if each.offset is None]
+    if not runs:
+        return look(source)
+    finals = [run.with_name("final.png") for run in runs]
+    return chain.from_iterable(look(final) for final in finals if final.exists())
 
 
 def title(path: Path) -> str:

@@ -4,13 +4,11 @@ from contextlib import closing
 from json import dumps
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 import guidance as g
 from guidance.clip.index import Index
 from guidance.clip.search import search
 from guidance.clip.sheet import write_sheet
+from guidance.clip.table import table
 
 
 def main(
@@ -52,15 +50,12 @@ def main(
         return dumps([match.facts() for match in found], ensure_ascii=False, indent=2)
     if not found:
         return f"the index {index} is empty"
-    table = Table("", "score", "caption", box=None)
-    table.add_column("picture", overflow="fold")
-    for rank, match in enumerate(found, 1):
-        table.add_row(str(rank), f"{match.score:.3f}", match.row.caption, match.row.path)
-    Console().print(table)
-    names = [
-        f"{rank}  {match.score:.3f}\n{match.row.caption or Path(match.row.path).stem}"
-        for rank, match in enumerate(found, 1)
-    ]
-    places = [(match.row.file, match.row.offset, match.row.length) for match in found]
-    write_sheet(sheet, places, names)
-    return f"sheet: {sheet}" + (f"; approximate, with a recall of {recall:.1%}" if recall is not None else "")
+    numbered = [(f"{rank}", f"{match.score:.3f}", match.row) for rank, match in enumerate(found, 1)]
+    lines = table(
+        ["", "score", "caption", "picture"], [(*told, row.caption, row.path) for *told, row in numbered]
+    )
+    names = [f"{rank}  {score}\n{row.caption or Path(row.path).stem}" for rank, score, row in numbered]
+    told = write_sheet(sheet, [(row.file, row.offset, row.length) for *_, row in numbered], names)
+    if recall is not None:
+        told += f"\nthe search was approximate, with a recall of {recall:.1%}"
+    return f"{lines}\n{told}"

@@ -109,6 +109,13 @@ def test_a_labelled_folder_is_evaluated(labelled: Path, run: Run) -> None:
     assert all(word in out for word in ("80.0%", "100.0%", "50.0%", "green circle"))
 
 
+def test_tables_of_labels_with_a_picture_each_are_left_out(tmp_path: Path, run: Run) -> None:
+    for colour in COLOURS:
+        disc(tmp_path / f"{colour} circle" / "a.png", colour)
+    out, _ = run("classify", tmp_path, "--evaluate")
+    assert out == "pictures  labels  top-1   top-5\n3         3       100.0%  100.0%\n"
+
+
 def test_captions_are_labels_too(tmp_path: Path, run: Run) -> None:
     rows = ["filepath,title,split"]
     for colour in COLOURS:
@@ -199,7 +206,7 @@ def test_languages_are_reported(translated: Path, run: Run) -> None:
     assert facts["de"]["cosine"] > facts["xx"]["cosine"]
     assert facts["xx"]["others"] > facts["en"]["others"]
     table, _ = run("languages", translated)
-    assert table.index(" en ") < table.index(" xx ")
+    assert table.index("\nen ") < table.index("\nxx ")
 
 
 def test_the_two_formats_and_broken_pictures(translated: Path, run: Run) -> None:

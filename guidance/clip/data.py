@@ -32,10 +32,10 @@ def read_captioned(folder: Path, size: int) -> CaptionedPictures:
     pictures come from `captions_multilingual.csv` (`filepath`, `title`), if there is one. Raises InputError
     when a file or column is missing or a picture is broken.
     """
-    rows = _rows(folder / "captions.csv")
+    rows = read_captions(folder / "captions.csv")
     captions = {row["filepath"]: [row["title"]] for row in rows}
     if (translations := folder / "captions_multilingual.csv").exists():
-        for row in _rows(translations):
+        for row in read_captions(translations):
             if row["filepath"] not in captions:
                 raise InputError(
                     f"{translations} names {row['filepath']}, which captions.csv does not; add it there"
@@ -49,17 +49,23 @@ def read_captioned(folder: Path, size: int) -> CaptionedPictures:
     return CaptionedPictures(torch.cat(pictures), [captions[row["filepath"]] for row in rows], held_out)
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def read_captions(file: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file of captions, which has the columns `filepath` and `title`; others are kept.
+
+    Raises InputError for a file that cannot be read, lacks a column, or has an empty cell in one.
+    """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            rows = list(csv.DictReader(stream))
     except OSError as error:
-        raise InputError(f"cannot read {path} ({error.strerror}); give a folder with captions.csv") from error
+        raise InputError(f"cannot read the captions in {file} ({error.strerror}); check the name") from error
+    except (ValueError, csv.Error) as error:  # not UTF-8; a name with a zero byte
+        raise InputError(f"cannot read the captions in {file} ({error}); save it as CSV in UTF-8") from error
     if not rows or not {"filepath", "title"} <= rows[0].keys():
-        raise InputError(f"{path} must have rows with the columns filepath and title")
+        raise InputError(f"{file} must have rows with the columns filepath and title")
     for number, row in enumerate(rows, 2):
         if not row["filepath"] or not row["title"]:
-            raise InputError(f"line {number} of {path} lacks a filepath or a title; complete or delete it")
+            raise InputError(f"line {number} of {file} lacks a filepath or a title; complete or delete it")
     return rows
 
 

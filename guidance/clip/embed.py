@@ -2,12 +2,12 @@
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import final
+from typing import TypeVar, final
 from zlib import crc32
 
 import numpy as np
@@ -21,6 +21,7 @@ from guidance.clip.pictures import Pixels, Ready, Unusable, ahead, encode, fitti
 from guidance.clip.sources import Content, Found, Missed, covers, look, read
 from guidance.errors import InputError
 
+T = TypeVar("T")
 #: A slot and a row of an index; slot 0 is that of a row of another one.
 _Entry = tuple[int, Row]
 
@@ -51,19 +52,41 @@ def embed_images(
             some = some.to(clip.device)
             done.append(clip.encode_image(some if some.is_floating_point() else some / 255).cpu())
         return torch.cat(done)
-    fit = fitting(clip)
-    waiting: list[Pixels] = []
-    work = ahead(images, lambda path: prepare(read(str(path), None, 0).data, clip.image_size, fit), 3 * batch)
-    for path, ready in work:
-        if isinstance(ready, Unusable):
-            raise InputError(f"cannot use {path} ({ready}); leave it out")
-        waiting.append(ready.pixels)
-        if len(waiting) == batch:
-            done.append(encode(clip, waiting))
-            waiting.clear()
-    if waiting:
-        done.append(encode(clip, waiting))
+    for path, row in embed_each(clip, images, lambda path: read(str(path), None, 0).data, batch):
+        if isinstance(row, Unusable):
+            raise InputError(f"cannot use the picture {path} ({row}); name another one")
+        done.append(row[None])
     return torch.cat(done)
+
+
+def embed_each(
+    clip: Clip, items: Iterable[T], content: Callable[[T], bytes], batch: int = 64
+) -> Iterator[tuple[T, Float[Tensor, " d"] | Unusable]]:
+    """Each item, in order, with the embedding of the picture file whose `content` it has, or why it has none.
+
+    Files are decoded by all cores while the model runs; threads call `content`, which may raise Unusable.
+    """
+    fit, size = fitting(clip), clip.image_size
+    waiting: list[tuple[T, Ready | Unusable]] = []
+    for pair in ahead(items, lambda item: prepare(content(item), size, fit), 3 * batch):
+        waiting.append(pair)
+        if len(waiting) == batch:
+            yield from _encoded(clip, waiting)
+            waiting = []
+    yield from _encoded(clip, waiting)
+
+
+def _encoded(
+    clip: Clip, waiting: Sequence[tuple[T, Ready | Unusable]]
+) -> Iterator[tuple[T, Float[Tensor, " d"] | Unusable]]:
+    pixels = [ready.pixels for _, ready in waiting if isinstance(ready, Ready)]
+    vectors = iter(encode(clip, pixels) if pixels else ())
+    for item, ready in waiting:
+        if isinstance(ready, Unusable):
+            yield item, ready
+        else:
+            vector = next(vectors)
+            yield item, vector if vector.isfinite().all() else Unusable("the model fails on it")
 
 
 def embed_texts(clip: Clip, texts: Sequence[str]) -> Float[Tensor, "n d"]:
@@ -95,22 +118,23 @@ def embed(
     `share`, which process of how many this is: each takes the pictures whose path falls to it and writes them
     to a part beside the index; a call without a share merges the parts.
 
-    Raises InputError as `look` and `Index.create` do, when the disk is full, and for a batch below 1.
+    Raises InputError as `look` and `Index.create` do, when the disk is full, while another process is at work
+    on the index, and for a batch below 1.
     """
     _check_batch(batch)
     found = chain.from_iterable([look(source) for source in sources])
     rank, count = share
     with ExitStack() as files:
-        if count == 1:
-            merged, own, other = merge(folder), folder, None
-        else:
-            merged, own, other = 0, folder / "parts" / f"{rank}-of-{count}", _existing(folder, clip)
+        own, other = folder, None
+        if count > 1:
+            own, other = folder / "parts" / f"{rank}-of-{count}", _existing(folder, clip)
         if other is not None:
             files.enter_context(closing(other))
-        index = Index.create(own, clip.name, clip.fingerprint, clip.embed_dim)
-        files.enter_context(closing(index))
+        index = files.enter_context(closing(Index.create(own, clip.name, clip.fingerprint, clip.embed_dim)))
+        files.enter_context(index.alone())
         update = _Update(clip, index, other)
-        update.tally.merged = merged
+        if count == 1:
+            update.tally.merged = _merge_parts(index)
         mine = (each for each in found if crc32(each.path.encode()) % count == rank)
         yield from update.run(mine, batch)
         if count == 1:
@@ -122,16 +146,29 @@ def embed(
 def merge(folder: Path) -> int:
     """Take the parts that torchrun's processes wrote into the index of a folder; returns how many rows.
 
-    A part is deleted when all of it is in the index. Raises InputError when parts are of different models.
+    A part is deleted when all of it is in the index. Raises InputError when parts are of different models,
+    and while another process is at work on the index or on a part.
     """
+    parts = _parts(folder)
+    if not parts:
+        return 0
+    with closing(Index(parts[0])) as part:
+        index = Index.create(folder, part.model, part.fingerprint, part.dimensions)
+    with closing(index), index.alone():
+        return _merge_parts(index)
+
+
+def _merge_parts(index: Index) -> int:
     rows = 0
-    for place in sorted(path.parent for path in folder.glob("parts/*/index.sqlite")):
-        with closing(Index(place)) as part:
-            index = Index.create(folder, part.model, part.fingerprint, part.dimensions)
-            with closing(index):
-                rows += index.merge(part)
+    for place in _parts(index.folder):
+        with closing(Index(place)) as part, part.alone():
+            rows += index.merge(part)
         shutil.rmtree(place)
     return rows
+
+
+def _parts(folder: Path) -> list[Path]:
+    return sorted(path.parent for path in folder.glob("parts/*/index.sqlite"))
 
 
 def _existing(folder: Path, clip: Clip) -> Index | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from guidance.errors import InputError
 from guidance.media import replacing
 
 #: How many true neighbours of how many pictures are looked for to tell the recall.
@@ -48,10 +49,20 @@ def build(path: Path, slots: Int64[np.ndarray, " n"], vectors: Float32[np.ndarra
 
 
 def nearest(path: Path, query: Float32[np.ndarray, " d"], count: int) -> Int64[np.ndarray, " k"]:
-    """About `count` slots whose embeddings are nearest to a query, from the graph's file in place."""
+    """About `count` slots whose embeddings are nearest to a query, from the graph's file in place.
+
+    Raises InputError when the file is gone or broken.
+    """
     from usearch.index import Index
 
-    graph = Index(
-        ndim=len(query), metric="ip", dtype="i8", expansion_search=max(BREADTH, count), path=path, view=True
-    )
+    graph = Index(ndim=len(query), metric="ip", dtype="i8", expansion_search=max(BREADTH, count))
+    try:
+        if not path.is_file():  # to usearch this is an empty graph
+            raise FileNotFoundError("it is gone")
+        graph.view(str(path))
+    except (RuntimeError, OSError) as error:
+        raise InputError(
+            f"the graph {path} cannot be read ({error}); delete it if it is there, and make it again: "
+            f"guidance embed SOURCES --index {path.parent}"
+        ) from error
     return graph.search(query, count).keys.astype(np.int64)

@@ -2,7 +2,8 @@
 
     index.sqlite        path, caption, size, …, and the row's slot; the model's name and fingerprint
     vectors-1.f32       the embedding of slot 1, 2, …: float32, unit length, row after row
-    graph.usearch       for approximate search, of large indexes only
+    graph-1-2.usearch   for approximate search of large indexes: of vectors-1.f32, slots 1 to 2
+    lock.sqlite         empty; locked while a process is indexing
     parts/0-of-2/ …     what the processes of torchrun have added, until it is merged
 
 Why SQLite and a file, and no vector database? The exact best 20 of a million embeddings of 512 numbers
@@ -34,7 +35,6 @@ from guidance.errors import InputError
 EXACT_ROWS = 1_000_000
 #: Seconds to wait while another process writes.
 PATIENCE = 60
-GRAPH = "graph.usearch"
 
 Vectors = Float32[np.ndarray, "n d"]
 
@@ -142,6 +142,25 @@ class Index:
     def close(self) -> None:
         """Let go of the files."""
         self._db.close()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """While this lasts no other process may index too, whose slots would change; all may search.
+
+        It ends with the process, however that ends. Raises InputError when another one is at work.
+        """
+        try:
+            with closing(
+                sqlite3.connect(self.folder / "lock.sqlite", timeout=0, isolation_level=None)
+            ) as lock:
+                lock.execute("BEGIN EXCLUSIVE")
+                yield
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+                raise InputError(
+                    f"another process is indexing into {self.folder}; wait for its end"
+                ) from error
+            raise InputError(f"cannot write to the index {self.folder} ({error})") from error
 
     def __len__(self) -> int:
         with self._reading():
@@ -256,10 +275,7 @@ class Index:
             if 2 * len(slots) < last:
                 self._compact(slots, generation)
         with self._writing():
-            current = self._file(self._state()[0])
-            for file in self.folder.glob("vectors-*.f32"):
-                if file != current:
-                    file.unlink()
+            self._remove_old()
         self._make_graph()
 
     @property
@@ -287,19 +303,31 @@ class Index:
             (graphed,) = self._db.execute("SELECT graphed FROM facts").fetchone()
             slots, vectors = self.vectors()
         # A few rows that the graph lacks are searched exactly.
-        if len(slots) <= EXACT_ROWS or last - graphed < last // 10 or not graph.installed():
+        new = last - graphed >= last // 10 or not self._graph(generation, graphed).exists()
+        if len(slots) <= EXACT_ROWS or not new or not graph.installed():
             return
-        recall = graph.build(self.folder / GRAPH, slots, vectors)
+        recall = graph.build(self._graph(generation, last), slots, vectors)
         with self._writing():
             if self._state()[0] == generation:
                 self._db.execute("UPDATE facts SET graphed = ?, recall = ?", (last, recall))
+        with self._writing():
+            self._remove_old()
+
+    def _remove_old(self) -> None:
+        """Delete the files of earlier states."""
+        generation, _ = self._state()
+        (graphed,) = self._db.execute("SELECT graphed FROM facts").fetchone()
+        current = (self._file(generation), self._graph(generation, graphed))
+        for file in (*self.folder.glob("vectors-*.f32"), *self.folder.glob("graph-*.usearch")):
+            if file not in current:
+                file.unlink()
 
     def _candidates(self, query: Float32[np.ndarray, " d"], count: int, last: int) -> np.ndarray | None:
         """The slots worth a look, or None for all."""
         (graphed,) = self._db.execute("SELECT graphed FROM facts").fetchone()
         if not graphed or not graph.installed():
             return None
-        near = graph.nearest(self.folder / GRAPH, query, count)
+        near = graph.nearest(self._graph(self._state()[0], graphed), query, count)
         return np.concatenate([near, np.arange(graphed, last) + 1])
 
     def _state(self) -> tuple[int, int]:
@@ -310,6 +338,9 @@ class Index:
 
     def _file(self, generation: int) -> Path:
         return self.folder / f"vectors-{generation}.f32"
+
+    def _graph(self, generation: int, graphed: int) -> Path:
+        return self.folder / f"graph-{generation}-{graphed}.usearch"
 
     def _map(self) -> Vectors:
         generation, last = self._state()
@@ -329,9 +360,12 @@ class Index:
                 yield
             finally:
                 self._db.execute("ROLLBACK")
-        except sqlite3.OperationalError as error:
-            raise InputError(f"cannot read the index {self.folder} ({error}); try again") from error
+        except InputError:
+            raise
         except (sqlite3.DatabaseError, ValueError, OSError) as error:
+            # Locked for a minute, or not to be opened or read: not what SQLite says of what it has read.
+            if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+                raise InputError(f"cannot read the index {self.folder} ({error}); try again") from error
             hint = "delete it and embed the pictures again"
             raise InputError(f"the index {self.folder} is broken ({_line(error)}); {hint}") from error
 
@@ -352,4 +386,5 @@ class Index:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    told = error.strerror if isinstance(error, OSError) else None
+    return " ".join((told or str(error)).split())

@@ -1,6 +1,5 @@
 """Labels as a user gives them: in a line, in a file, as the folders or the captions of pictures to embed."""
 
-import csv
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,8 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from guidance.clip.embed import embed_each
 from guidance.clip.encoder import Clip
-from guidance.clip.pictures import Pixels, Ready, Unusable, ahead, encode, fitting, prepare
+from guidance.clip.pictures import Unusable
 from guidance.clip.sources import Found, Missed, look, read
 from guidance.clip.zero_shot import check
 from guidance.errors import InputError
@@ -75,44 +75,19 @@ def embed_found(clip: Clip, items: Iterable[Found | Missed], batch: int = 64) ->
             else:
                 missed.append(item)
 
-    fit, size = fitting(clip), clip.image_size
-
-    def work(item: Found) -> Ready:
-        return prepare(read(item.file, item.offset, item.length).data, size, fit)
-
     found: list[Found] = []
-    rows = [torch.empty(0, clip.embed_dim)]
-    waiting: list[Pixels] = []
-    for item, ready in ahead(pictures(), work, lead=3 * batch):
-        if isinstance(ready, Unusable):
-            missed.append(Missed(item.path, str(ready)))
-            continue
-        found.append(item)
-        waiting.append(ready.pixels)
-        if len(waiting) == batch:
-            rows.append(encode(clip, waiting))
-            waiting = []
-    if waiting:
-        rows.append(encode(clip, waiting))
+    rows: list[Tensor] = []
+    for item, row in embed_each(clip, pictures(), _content, batch):
+        if isinstance(row, Unusable):
+            missed.append(Missed(item.path, str(row)))
+        else:
+            found.append(item)
+            rows.append(row)
     if not found:
         first = f", among them {missed[0].path} ({missed[0].reason})" if missed else ""
         raise InputError(f"there is no picture to read; {len(missed)} files were skipped{first}")
-    return Embedded(found, torch.cat(rows), missed)
+    return Embedded(found, torch.stack(rows), missed)
 
 
-def read_captions(file: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file of captions, which has the columns `filepath` and `title`; others are kept.
-
-    Raises InputError for a file that cannot be read, lacks a column, or has an empty cell in one.
-    """
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            rows = list(csv.DictReader(stream))
-    except (OSError, UnicodeError, csv.Error) as error:
-        raise InputError(f"cannot read the captions in {file} ({error}); check the file") from error
-    if not rows or not {"filepath", "title"} <= rows[0].keys():
-        raise InputError(f"{file} must have rows with the columns filepath and title")
-    for number, row in enumerate(rows, 2):
-        if not row["filepath"] or not row["title"]:
-            raise InputError(f"line {number} of {file} lacks a filepath or a title; complete or delete it")
-    return rows
+def _content(item: Found) -> bytes:
+    return read(item.file, item.offset, item.length).data

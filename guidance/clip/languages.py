@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from guidance.clip.data import read_captions
 from guidance.clip.encoder import Clip
-from guidance.clip.labels import read_captions
 from guidance.errors import InputError
 
 #: The language that the others are compared with.

@@ -18,6 +18,8 @@ from stat import S_ISREG
 from guidance.clip.pictures import MAX_BYTES, Unusable, suffixes
 from guidance.errors import InputError
 
+#: The captions of a folder, a table in it.
+CAPTIONS = "captions.csv"
 #: Longer captions are not read: a caption is a line or two.
 MAX_CAPTION_BYTES = 65536
 #: A file changed so recently may change again and keep its time: the clocks of file systems are coarse.
@@ -60,6 +62,8 @@ class Content:
 
 def look(source: Path) -> Iterator[Found | Missed]:
     """The pictures of a folder and the folders in it, of a .csv, .tsv or .tar file, or a picture itself.
+
+    A folder's captions are those of the table captions.csv in it, if it is there.
 
     A table has the columns `filepath`, relative to it, and, where there are captions, `title` (open_clip's
     names). A shard is WebDataset's: files of one name and different endings, of which .txt or .json holds the
@@ -111,10 +115,19 @@ def read(file: str, offset: int | None, length: int) -> Content:
 def _folder(source: str) -> Iterator[Found | Missed]:
     closed: list[OSError] = []
     endings = suffixes()
+    table = os.path.join(source, CAPTIONS)
+    captions: dict[str, str | None] = {}
+    if os.path.isfile(table):
+        try:
+            captions = {item.path: item.caption for item in _table(table, ",") if isinstance(item, Found)}
+        except InputError as error:
+            yield Missed(table, f"no captions: {error}")
     for folder, folders, files in os.walk(source, onerror=closed.append):
         folders.sort()
         for name in sorted(files):
-            yield _file(os.path.join(folder, name), source, endings)
+            path = os.path.join(folder, name)
+            if path != table:
+                yield _file(path, source, endings, captions.get(path))
     yield from (Missed(printable(str(error.filename)), error.strerror or "closed") for error in closed)
 
 

@@ -1,5 +1,6 @@
 """Zero-shot classification: which of some labels, in words, fits an image best (Radford et al. 2021)."""
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from guidance.clip.embed import embed_images
 from guidance.clip.encoder import Clip
 from guidance.clip.templates import PLAIN, fill
 from guidance.clip.templates import check as check_templates
-from guidance.clip.tokenize import warn
+from guidance.clip.tokenize import PromptWarning, overflow, warn
 from guidance.errors import InputError
 
 
@@ -39,13 +40,22 @@ def classifier(clip: Clip, labels: list[str], templates: Sequence[str] = PLAIN) 
     """A unit vector for each label: the mean of its embeddings in all templates, each of length 1 before.
 
     This is OpenAI's ensemble (Radford et al. 2021, section 3.1.4), over embeddings, not over probabilities.
-    Warns (PromptWarning) about labels with words that the model was never trained on, where that is known.
+    Warns (PromptWarning) about labels with words that the model was never trained on, where that is known,
+    and about those that do not fit into its context, alone or in the longest template.
     Raises InputError for labels that are empty, twice there or fewer than two; for templates without one {}.
     """
     check(labels)
     check_templates(templates)
     for label in labels:
         warn(label, clip._tokenizer, clip._vocabulary, clip.name, stacklevel=2)
+    longest = max(templates, key=len)
+    if cut := [label for label in labels if overflow(clip._tokenizer, fill(longest, label))]:
+        warnings.warn(
+            f"the model {clip.name!r} ({clip._tokenizer.context_length} tokens) does not see all of "
+            f"{longest!r} with {len(cut)} of {len(labels)} labels, such as {cut[0]!r}; shorten them",
+            PromptWarning,
+            stacklevel=2,
+        )
     rows = []
     at_once = max(1, 1024 // len(templates))
     for i in range(0, len(labels), at_once):

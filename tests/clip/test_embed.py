@@ -159,6 +159,32 @@ def test_captions_of_a_table_are_kept_and_brought_up_to_date(clip, tmp_path):
     assert [caption for caption, *_ in contents(index).values()] == ["un"]
 
 
+def test_a_folder_may_have_a_table_of_captions(clip, tmp_path):
+    folder, index = gallery(tmp_path / "in", 3), tmp_path / "index"
+    table = folder / "captions.csv"
+    table.write_text("filepath,title\n1/001 ü.png,zwei\n", encoding="utf-8")
+    assert counts(run(clip, [folder], index)) == (3, 0, 0, 0)
+    assert sorted(caption for caption, *_ in contents(index).values()) == ["", "", "zwei"]
+    table.write_text("filepath,title\n1/001 ü.png,deux\n", encoding="utf-8")
+    assert counts(run(clip, [folder], index)) == (0, 3, 0, 0)
+    assert sorted(caption for caption, *_ in contents(index).values()) == ["", "", "deux"]
+    table.write_text("name,meaning\n")
+    tally = run(clip, [folder], index)
+    assert counts(tally) == (0, 3, 0, 1)
+    assert "must have the column filepath" in tally.skipped[0].reason
+
+
+def test_another_process_at_work_is_told_and_its_part_is_not_merged(clip, tmp_path):
+    folder, index = gallery(tmp_path / "in", 4), tmp_path / "index"
+    run(clip, [folder], index, share=(0, 2))
+    with closing(Index(index / "parts" / "0-of-2")) as part, part.alone():
+        for work in (lambda: merge(index), lambda: run(clip, [folder], index)):
+            with pytest.raises(InputError, match="another process"):
+                work()
+    assert run(clip, [folder], index).merged > 0
+    assert len(contents(index)) == 4
+
+
 def test_shards_are_incremental_too(clip, tmp_path):
     files = [paint(tmp_path / "in" / f"{i}.png", i) for i in range(5)]
 

@@ -163,8 +163,37 @@ def test_another_models_index_is_refused(tmp_path):
 def test_a_broken_index_is_told_in_one_line(tmp_path, broken, content):
     made(tmp_path).close()
     (tmp_path / broken).write_bytes(content)
-    with pytest.raises(InputError, match=r"broken|cannot read"):
+    with pytest.raises(InputError, match=r"is broken .*; delete it"):
         Index(tmp_path).nearest(units(1)[0], 3)
+
+
+def test_cut_off_or_overwritten_in_the_middle_it_is_told_in_one_line(tmp_path):
+    index = made(tmp_path, 2000)
+    index.close()
+    file, vectors = tmp_path / "index.sqlite", tmp_path / "vectors-1.f32"
+    content = file.read_bytes()
+    for broken in (content[: len(content) // 2], content[:8192] + b"\xff" * 8192 + content[16384:]):
+        file.write_bytes(broken)
+        with pytest.raises(InputError, match=r"is broken .*; delete it"):
+            list(Index(tmp_path).rows())
+    file.write_bytes(content)
+    os.truncate(vectors, vectors.stat().st_size - 4)
+    with pytest.raises(InputError, match=r"is broken .*; delete it"):
+        Index(tmp_path).nearest(units(1)[0], 3)
+    vectors.unlink()
+    with pytest.raises(InputError, match=r"is broken .*; delete it"):
+        Index(tmp_path).nearest(units(1)[0], 3)
+
+
+def test_a_crash_after_the_embeddings_and_before_the_rows_leaves_no_trace(tmp_path):
+    index, query = made(tmp_path), units(1, seed=9)[0]
+    before = index.nearest(query, 50)
+    with (tmp_path / "vectors-1.f32").open("ab") as file:
+        file.write(query.tobytes() * 3 + b"half")
+    assert Index(tmp_path).nearest(query, 50) == before
+    index.add([row("new")], query[None])
+    assert Index(tmp_path).nearest(query, 1)[0][0] == row("new")
+    assert index.nearest(query, 51)[1:] == before
 
 
 def test_no_index(tmp_path):
@@ -190,6 +219,22 @@ def test_others_read_and_write_at_the_same_time(tmp_path):
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
+def test_only_one_process_indexes_at_a_time_and_a_killed_one_is_none(tmp_path):
+    index = made(tmp_path)
+    hold = f"import time; from guidance.clip.index import Index\nwith Index({str(tmp_path)!r}).alone():"
+    hold += " print(flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE)
+    process.stdout.readline()
+    assert len(index.nearest(units(1)[0], 3)) == 3
+    with pytest.raises(InputError, match="another process"), index.alone():
+        pass
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    with index.alone(), pytest.raises(InputError, match="another process"), Index(tmp_path).alone():
+        pass
+
+
 def test_a_large_index_is_searched_approximately_and_tells_its_recall(tmp_path, monkeypatch):
     pytest.importorskip("usearch")
     monkeypatch.setattr(index, "EXACT_ROWS", 2000)
@@ -211,9 +256,21 @@ def test_a_large_index_is_searched_approximately_and_tells_its_recall(tmp_path, 
     found = [row.path for row, _ in large.nearest(query, 20)]
     assert found[0] == row("later").path
     assert exact[0][0].path not in found
-    modified = (tmp_path / "graph.usearch").stat().st_mtime_ns
+    (file,) = tmp_path.glob("graph-*")
+    modified = file.stat().st_mtime_ns
     large.tidy()
-    assert (tmp_path / "graph.usearch").stat().st_mtime_ns == modified
+    assert file.stat().st_mtime_ns == modified
+    # usearch itself finds nothing in a file that is gone.
+    content = file.read_bytes()
+    for broken in (b"", content[:-100], None):
+        file.unlink() if broken is None else file.write_bytes(broken)
+        with pytest.raises(InputError, match="make it again"):
+            large.nearest(query, 20)
+    large.tidy()
+    assert [row.path for row, _ in large.nearest(query, 20)] == found
+    large.add([row(f"more {i}") for i in range(400)], units(400, 5))
+    large.tidy()
+    assert [file.name for file in tmp_path.glob("graph-*")] == ["graph-1-3401.usearch"]
 
 
 def test_duplicates_are_groups_around_their_first(tmp_path, monkeypatch):

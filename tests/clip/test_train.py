@@ -85,6 +85,12 @@ def test_captions_that_lack_something(tmp_path: Path, rows: list[dict], message:
         read_captioned(tmp_path, 16)
 
 
+def test_captions_in_another_encoding_are_told(tmp_path: Path) -> None:
+    (tmp_path / "captions.csv").write_bytes("filepath,title\na.png,café\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"captions\.csv .*UTF-8"):
+        read_captioned(tmp_path, 16)
+
+
 def test_no_captions(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"captions\.csv"):
         read_captioned(tmp_path, 16)

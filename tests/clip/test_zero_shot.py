@@ -107,9 +107,26 @@ def test_tiny_knows_colours():
 def test_a_new_word_in_a_label_is_told_and_those_of_the_templates_are_not(clip):
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        classifier(clip, ["a red heart", "a zeppelin"], OPENAI)
+        classifier(clip, ["a red heart", "a zeppelin"], ["{}", "a {}"])
     assert len(told) == 1
     assert "'zeppelin'" in str(told[0].message)
+
+
+def test_a_label_that_fits_alone_but_not_into_a_template_is_told_once(clip):
+    label = "a red heart in the snow"
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        classifier(clip, [label, "fox"])
+    assert told == []
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        classifier(clip, [label, "fox"], ["a {}", "a fox in the snow and a whale: {}"])
+    assert len(told) == 1
+    assert "2 of 2 labels" in str(told[0].message)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        classifier(clip, [label, "fox"], ["{} in the snow"])
+    assert [f"1 of 2 labels, such as {label!r}" in str(note.message) for note in told] == [True]
 
 
 def test_evaluation_counts():
