@@ -2,8 +2,9 @@
 
     python benchmarks/raster.py [--threads 2] [--repeats 9] [--scenes strokes|shapes|growth|population]
 
-Prints milliseconds, the median of the repeats. "torch" is our reference in plain PyTorch; diffvg samples 2×2 a
-pixel, as CLIPDraw has it. Memory is the most that the process has held beyond what it held before drawing.
+Prints milliseconds, the median of the repeats. "torch" is our reference in plain PyTorch; diffvg takes 2×2
+samples a pixel, as CLIPDraw has it. Memory is the most that the process held
+beyond what it held before drawing.
 """
 
 import argparse

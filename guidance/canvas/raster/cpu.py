@@ -28,7 +28,7 @@ def rasterize(scene: Scene, height: int, width: int) -> Float[Tensor, "b channel
 
     The same bit for bit every time for one number of threads.
     """
-    outline = cut(scene, width)
+    outline = cut(scene, width, _pieces)
     lines = polylines(scene, outline, _Flatten.apply(outline.control, outline))
     cover = _cover(lines, len(scene.opacity), height, width)
     paints = torch.cat([scene.colours, scene.opacity[:, :, None]], 2).flatten(0, 1)
@@ -36,6 +36,12 @@ def rasterize(scene: Scene, height: int, width: int) -> Float[Tensor, "b channel
         paints = torch.cat([paints, *_shades(scene, cover.shares, height, width)])
     image: Tensor = _Paint.apply(lines.vertices, paints, scene.background, cover, (height, width))
     return image
+
+
+def _pieces(control: Tensor, corners: Tensor) -> Tensor:
+    counts = torch.empty(len(corners), dtype=torch.long)
+    kernels.pieces(control.numpy(), corners.numpy(), counts.numpy())
+    return counts
 
 
 class _Flatten(torch.autograd.Function):
@@ -117,10 +123,11 @@ def _cover(lines: Polylines, members: int, height: int, width: int) -> _Cover:
         )
     )
     geometry = vertices, frames, tips, ends, owners, kinds, boxes, members, height, width
-    shares = _on_all_cores(
-        lambda i, n: _Share(lambda buffers, spans: kernels.cover(*geometry, i, n, buffers, spans))
-    )
-    return _Cover(shares, vertices, ends, owners, kinds, members)
+
+    def cover(i: int, n: int) -> _Share:
+        return _Share(lambda buffers, spans: kernels.cover(*geometry, i, n, buffers, spans))
+
+    return _Cover(_on_all_cores(cover), vertices, ends, owners, kinds, members)
 
 
 def _shades(scene: Scene, shares: list[_Share], height: int, width: int) -> list[Float[Tensor, "f 4"]]:

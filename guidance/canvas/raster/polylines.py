@@ -1,5 +1,6 @@
 """From curves to polylines in pixels, which is what backends draw."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -36,27 +37,42 @@ class Outline(NamedTuple):
     segments: Int[Tensor, "c"]
     counts: Int[Tensor, "k"]
     ends: Int[Tensor, "c+1"]
+    widest: Float[Tensor, "paths"]  # the largest radius of each path's control points
 
 
-def cut(scene: Scene, width: int) -> Outline:
+def cut(
+    scene: Scene, width: int, count: Callable[[Tensor, Tensor], Int[Tensor, "k"]] | None = None
+) -> Outline:
     """The control points in pixels, and into how many pieces every cubic is to be cut.
 
-    A chord over a step h of a curve is off by at most h²/8·max|B''|, and B'' is linear: greatest at an end.
+    `count` stands in for `pieces` where a backend has a quicker one.
     """
+    path = scene.owners.index_select(0, ranks(scene.sizes)[0])
     if scene.widths.ndim == 1:
         radius = scene.widths
+        none = torch.zeros(scene.opacity.numel(), device=path.device)
+        widest = none.scatter_reduce(0, path, radius.detach(), "amax")
     else:
-        radius = scene.widths.flatten()[scene.owners.repeat_interleave(scene.sizes)]
+        widest = scene.widths.detach().flatten()
+        radius = scene.widths.flatten().index_select(0, path)
     control = torch.cat([scene.points, radius[:, None] / 2], 1) * width
-    c = control.detach()[scene.corners]
-    bend = 6 * torch.stack([c[:, 0] - 2 * c[:, 1] + c[:, 2], c[:, 1] - 2 * c[:, 2] + c[:, 3]]).abs().amax(0)
-    # The radius is straight along a piece, too.
-    bend = torch.hypot(bend[:, 0], bend[:, 1]).maximum(bend[:, 2])
-    counts = (1 + (bend / (8 * TOLERANCE)).sqrt()).clamp(FEWEST_PIECES, MOST_PIECES).long()
+    counts = (count or pieces)(control.detach(), scene.corners)
     contour, _ = ranks(scene.segments)
     vertices = torch.ones_like(scene.segments).index_add_(0, contour, counts)
     ends = torch.cat([vertices.new_zeros(1), vertices.cumsum(0)])
-    return Outline(control, scene.corners, scene.segments, counts, ends)
+    return Outline(control, scene.corners, scene.segments, counts, ends, widest * (width / 2))
+
+
+def pieces(control: Float[Tensor, "p 3"], corners: Int[Tensor, "k 4"]) -> Int[Tensor, "k"]:
+    """Into how many pieces every cubic is to be cut.
+
+    A chord over a step h of a curve is off by at most h²/8·max|B''|, and B'' is linear: greatest at an end.
+    """
+    c = control[corners]
+    bend = 6 * torch.stack([c[:, 0] - 2 * c[:, 1] + c[:, 2], c[:, 1] - 2 * c[:, 2] + c[:, 3]]).abs().amax(0)
+    # The radius is straight along a piece, too.
+    bend = torch.hypot(bend[:, 0], bend[:, 1]).maximum(bend[:, 2])
+    return (1 + (bend / (8 * TOLERANCE)).sqrt()).clamp(FEWEST_PIECES, MOST_PIECES).long()
 
 
 def flatten(outline: Outline) -> Float[Tensor, "m 3"]:
@@ -95,13 +111,8 @@ def polylines(scene: Scene, outline: Outline, vertices: Float[Tensor, "m 3"]) ->
         closed = torch.zeros(len(scene.segments), dtype=torch.bool, device=device)
     lines = Polylines(vertices, outline.ends, owners, closed, kinds)
 
-    contour = scene.owners
-    vertex, _ = ranks(outline.ends.diff())
-    widest = torch.zeros(paths, device=device).scatter_reduce_(
-        0, contour[vertex], vertices.detach()[:, 2], "amax"
-    )
-    thin = (kinds == STROKE) & (widest < THIN)
-    return _outlined(lines, thin, thin[contour]) if thin.any() else lines
+    thin = (kinds == STROKE) & (outline.widest < THIN)
+    return _outlined(lines, thin, thin[scene.owners]) if thin.any() else lines
 
 
 def _outlined(lines: Polylines, thin: Bool[Tensor, "paths"], turned: Bool[Tensor, "c"]) -> Polylines:

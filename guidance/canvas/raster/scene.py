@@ -103,7 +103,7 @@ class Scene:
     def owners(self) -> Int[Tensor, "c"]:
         """For every contour, the number of its path, counted through the population."""
         numbers = torch.arange(self.opacity.numel(), device=self.segments.device)
-        return numbers if self.contours is None else numbers.repeat_interleave(self.contours.flatten())
+        return numbers if self.contours is None else ranks(self.contours.flatten())[0]
 
     @cached_property
     def corners(self) -> Int[Tensor, "k 4"]:
@@ -158,7 +158,7 @@ class Scene:
         return replace(self, background=background)
 
 
-def cubics(points: Float[Tensor, "... d+1 2"], degree: int) -> Float[Tensor, "... 4 2"]:
+def cubics(points: Float[Tensor, "... corners 2"], degree: int) -> Float[Tensor, "... 4 2"]:
     """The control points of the cubics that are the same curves as Bézier segments of a lower degree.
 
     `points` are the `degree` + 1 control points of each: of lines (1), quadratics (2) or cubics (3).
@@ -182,8 +182,11 @@ def cubics(points: Float[Tensor, "... d+1 2"], degree: int) -> Float[Tensor, "..
 def ranks(counts: Int[Tensor, "g"]) -> tuple[Int[Tensor, "i"], Int[Tensor, "i"]]:
     """Lists `counts[g]` items for every group g: the group of every item, and its rank in the group."""
     ends = counts.cumsum(0)
-    group = torch.repeat_interleave(counts)
-    return group, torch.arange(len(group), device=counts.device) - (ends - counts)[group]
+    total = int(ends[-1]) if len(ends) else 0
+    # An item belongs to the group whose number is how many groups end before it. (On CPU `repeat_interleave`
+    # wakes all threads for a handful of numbers, and on a busy machine waits long for the slowest.)
+    group = torch.bincount(ends, minlength=total + 1)[:total].cumsum(0)
+    return group, torch.arange(total, device=counts.device) - (ends - counts).index_select(0, group)
 
 
 def _check_counts(name: str, counts: Tensor, shape: list[int]) -> None:

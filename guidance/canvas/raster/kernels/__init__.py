@@ -9,8 +9,8 @@ of pixels that lie inside. Only fragments feel how the path moves.
 """
 
 from guidance.canvas.raster.kernels.cover import cover, survey, uncover
-from guidance.canvas.raster.kernels.curves import flatten, unflatten
+from guidance.canvas.raster.kernels.curves import flatten, pieces, unflatten
 from guidance.canvas.raster.kernels.painting import paint, unpaint
 from guidance.canvas.raster.kernels.strokes import frame
 
-__all__ = ["cover", "flatten", "frame", "paint", "survey", "uncover", "unflatten", "unpaint"]
+__all__ = ["cover", "flatten", "frame", "paint", "pieces", "survey", "uncover", "unflatten", "unpaint"]

@@ -5,11 +5,11 @@ from typing import no_type_check
 
 import numpy as np
 
-from guidance.canvas.raster.kernels.compiled import grow, kernel
+from guidance.canvas.raster.kernels.compiled import grow, inner
 from guidance.canvas.raster.model import NONZERO
 
 
-@kernel
+@inner
 @no_type_check
 def _cut(ax, ay, bx, by, top, bottom, width, out):
     """Cuts a line into those parts that lie in a band left of the picture, in it and right of it.
@@ -39,7 +39,7 @@ def _cut(ax, ay, bx, by, top, bottom, width, out):
     return n
 
 
-@kernel
+@inner
 @no_type_check
 def accumulate(ax, ay, bx, by, top, bottom, width, cuts, area, low, high):
     """Adds what lies right of a line to the signed areas of the pixels, as differences along their rows."""
@@ -86,7 +86,7 @@ def accumulate(ax, ay, bx, by, top, bottom, width, cuts, area, low, high):
                 area[r, c + 1] += d * inside
 
 
-@kernel
+@inner
 @no_type_check
 def sweep(ax, ay, bx, by, top, bottom, width, slopes, out):
     """The backward of `accumulate`: `out` is the gradient of the line's beginning and end.
@@ -139,7 +139,7 @@ def sweep(ax, ay, bx, by, top, bottom, width, slopes, out):
             out[3] += u * g * dx
 
 
-@kernel
+@inner
 @no_type_check
 def fill(kind, area, low, high, width, origin, count, buffers, spans, filled):
     """Turns the areas of one path into fragments, with the shares' derivatives by the area, and spans; clears

@@ -19,6 +19,11 @@ BAND = 32
 PATH, FIRST, LAST, FIRST_SPAN, LAST_SPAN, IN_BAND = range(6)
 
 
+def inner(function: Callable[..., Any]) -> Callable[..., Any]:
+    """As `kernel`, for functions that only kernels call."""
+    return _compiled(function, wrapped=False)
+
+
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """Has Numba compile a function when it is first called, and keep the code on disk for later processes.
 
@@ -26,7 +31,19 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     Numba itself only sees whether the file of the function that was called has changed, not those of what it
     calls. The folder is in `NUMBA_CACHE_DIR`, if that is set, or beside the sources, or in the user's cache.
     """
-    options = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp"}}
+    return _compiled(function, wrapped=True)
+
+
+def _compiled(function: Callable[..., Any], wrapped: bool) -> Callable[..., Any]:
+    # What is never called from Python or C needs no wrappers, which are a third of what there is to compile.
+    options = {
+        "nogil": True,
+        "cache": True,
+        "error_model": "numpy",
+        "fastmath": {"contract", "nsz", "arcp"},
+        "no_cpython_wrapper": not wrapped,
+        "no_cfunc_wrapper": True,
+    }
     given = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = str(_folder(given))
     try:
@@ -48,12 +65,16 @@ def _folder(given: str) -> Path:
     return base / f"kernels-{version}"
 
 
-@kernel
+@inner
 @no_type_check
 def grow(pixel, share, piece, shape):
     """The fragments' arrays with twice the room."""
     n = len(pixel)
     pixels, shares = np.empty(2 * n, np.int32), np.empty(2 * n, np.float32)
     pieces, shapes = np.empty(2 * n, np.int32), np.empty((2 * n, 4), np.float32)
-    pixels[:n], shares[:n], pieces[:n], shapes[:n] = pixel, share, piece, shape
+    # One by one: to compile an assignment to a slice takes seconds, for the sake of its error messages.
+    for i in range(n):
+        pixels[i], shares[i], pieces[i] = pixel[i], share[i], piece[i]
+        for k in range(4):
+            shapes[i, k] = shape[i, k]
     return pixels, shares, pieces, shapes

@@ -57,7 +57,8 @@ def cover(
     low, high = np.full(BAND, width, np.int32), np.full(BAND, -1, np.int32)
     cuts = np.empty((3, 2), np.float32)
     runs = np.empty((256, 6), np.int32)
-    run = count = dropped = filled = 0
+    # (The number 0 has a type of its own, for which all that is called below would be compiled once more.)
+    run = count = dropped = filled = np.int64(0)
     for band in range(first, members * bands, stride):
         member = band // bands
         top = (band - member * bands) * BAND

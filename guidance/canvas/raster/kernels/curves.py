@@ -1,10 +1,29 @@
 """From control points to the vertices of polylines, and back."""
 
+from math import sqrt
 from typing import no_type_check
 
 import numpy as np
 
 from guidance.canvas.raster.kernels.compiled import kernel
+from guidance.canvas.raster.model import FEWEST_PIECES, MOST_PIECES, TOLERANCE
+
+
+@kernel
+@no_type_check
+def pieces(control, corners, counts):
+    """`guidance.canvas.raster.polylines.pieces`, compiled: `counts` is the result."""
+    two = np.float32(2)
+    for k in range(len(corners)):
+        bend = np.zeros(3, np.float32)
+        for i in range(2):
+            for axis in range(3):
+                a = control[corners[k, i], axis]
+                b, c = control[corners[k, i + 1], axis], control[corners[k, i + 2], axis]
+                bend[axis] = max(bend[axis], abs(a - two * b + c))
+        most = np.float32(6) * max(sqrt(bend[0] * bend[0] + bend[1] * bend[1]), bend[2])
+        pieces = np.float32(1) + sqrt(most / np.float32(8 * TOLERANCE))
+        counts[k] = int(min(max(pieces, np.float32(FEWEST_PIECES)), np.float32(MOST_PIECES)))
 
 
 @kernel

@@ -5,8 +5,12 @@ from typing import no_type_check
 
 import numpy as np
 
-from guidance.canvas.raster.kernels.compiled import grow, kernel
+from guidance.canvas.raster.kernels.compiled import grow, inner, kernel
 from guidance.canvas.raster.model import CAP, REACH, STILL
+
+#: A stroke whose inside is narrower than this, in pixels each way, has only fragments: its spans would be a
+#: pixel or two long.
+_BROAD = np.float32(1)
 
 _CAP, _REACH = np.float32(CAP), np.float32(REACH)
 
@@ -78,7 +82,7 @@ def frame(vertices, ends, first, last, closed, frames, tips):
                     break
 
 
-@kernel
+@inner
 @no_type_check
 def _area(z, wide, narrow, by_wide, by_narrow):
     """A pixel seen along a direction is a trapezoid: its area within z, less half of it; and the derivative.
@@ -92,7 +96,7 @@ def _area(z, wide, narrow, by_wide, by_narrow):
     return (z - bent if z > 0 else z + bent) * by_wide, (np.float32(1) - corner) * by_wide
 
 
-@kernel
+@inner
 @no_type_check
 def near(
     vertices,
@@ -131,7 +135,9 @@ def near(
         ax = vertices[v, 0]
         ex, ey, length = frames[v, _EX], frames[v, _EY], frames[v, _LENGTH]
         shift = frames[v, _SHIFT]
-        inner = max(min(radius, radius + more) - _REACH, zero)
+        inner = min(radius, radius + more) - _REACH
+        if inner < _BROAD:
+            inner = zero
         least, most = inner * inner, reach * reach
         before, after = -frames[v, _BEFORE], length + frames[v, _AFTER]
         # Of the slab that this piece may be the nearest in, what is inside by a glance: all of it that is not
@@ -213,7 +219,7 @@ def near(
     return count, (pixel, nearest, piece, shape)
 
 
-@kernel
+@inner
 @no_type_check
 def shade(vertices, frames, tips, width, top, origin, base, count, slot, mark, buffers):
     """Turns the nearest points of one path into shares of pixels, and their derivatives by that point and by
@@ -222,6 +228,7 @@ def shade(vertices, frames, tips, width, top, origin, base, count, slot, mark, b
     pixel, share, piece, shape = buffers
     kept = base
     zero, one, half = np.float32(0), np.float32(1), np.float32(0.5)
+    by_width = one / np.float32(width)
     for f in range(base, count):
         number = pixel[f]
         at = number - origin
@@ -234,7 +241,8 @@ def shade(vertices, frames, tips, width, top, origin, base, count, slot, mark, b
             where = one
         radius = vertices[v, 2] + where * (vertices[v + 1, 2] - vertices[v, 2])
         ex, ey = frames[v, _EX], frames[v, _EY]
-        row = at // width
+        # A division of whole numbers takes as long as the rest of the geometry.
+        row = int((np.float32(at) + half) * by_width)
         x = np.float32(at - row * width) + half - vertices[v, 0] - u * ex
         y = np.float32(top + row) + half - vertices[v, 1] - u * ey
         if u > zero and u < length and frames[v, _SHIFT] == zero:
@@ -282,7 +290,7 @@ def shade(vertices, frames, tips, width, top, origin, base, count, slot, mark, b
     return kept
 
 
-@kernel
+@inner
 @no_type_check
 def spans_inside(width, origin, slot, mark, low, high, spans, count):
     """Lists the spans of pixels inside one path, which are those marked in `slot`."""
