@@ -41,7 +41,7 @@ def examine() -> int:
 
 
 def _versions() -> str:
-    packages = ("torch", "open_clip_torch", "timm", "pillow", "imageio-ffmpeg")
+    packages = ("torch", "open_clip_torch", "timm", "numba", "pillow", "imageio-ffmpeg")
     return ", ".join([f"guidance {__version__}", *(f"{name} {version(name)}" for name in packages)])
 
 
@@ -99,6 +99,29 @@ def _onednn() -> str:
     return f"packed products work in {' and '.join(numbers)}"
 
 
+def _rasteriser() -> str:
+    from dataclasses import replace
+    from time import perf_counter
+
+    import torch
+
+    from guidance.canvas.raster import backend, rasterize, reference
+    from guidance.canvas.strokes import Strokes
+    from guidance.clock import Clock
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    scene = Strokes(9, 24, Clock(), width=(2.0, 6.0)).to(device).scene()
+    scene = replace(scene, points=scene.points.detach().requires_grad_())
+    start = perf_counter()
+    image = rasterize(scene, 24)
+    image.sum().backward()
+    seconds = perf_counter() - start
+    error = (image - reference.rasterize(scene, 24, 24)).abs().mean().item()
+    if not error < 1e-3:
+        raise RuntimeError(f"the kernels on {device} are {error:.1e} from the reference")
+    return f"{backend(scene.points.device)} on {device}, first drawing after {seconds:.1f} s"
+
+
 def _film() -> str:
     import torch
     from imageio_ffmpeg import get_ffmpeg_version
@@ -143,6 +166,7 @@ CHECKS = [
     Check("gpu", _gpu, "use --device cpu, or install the PyTorch for your driver", essential=False),
     Check("bfloat16", _bfloat16, "use --precision float32", essential=False),
     Check("oneDNN", _onednn, "drawings are slower on the CPU, and the same", essential=False),
+    Check("rasteriser", _rasteriser, "run: pip install --upgrade --force-reinstall numba"),
     Check("film", _film, "run: pip install --force-reinstall imageio-ffmpeg"),
     Check("tiny", _tiny, "run: pip install --force-reinstall clip-guidance"),
     Check("recipes", _recipes, "run: pip install --force-reinstall clip-guidance"),
