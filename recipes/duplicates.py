@@ -33,6 +33,5 @@ def main(
         for number, group in enumerate(groups, 1)
         for match in group
     ]
-    spare = len(rows) - len(groups)
     lines = table(["group", "score", "caption", "picture"], rows)
-    return f"{lines}\n{spare} of these {len(rows)} pictures could go; one of each group would stay"
+    return f"{lines}\n{len(rows)} pictures in {len(groups)} groups; a higher --threshold finds fewer"

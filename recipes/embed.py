@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 import guidance as g
-from guidance.clip import embed
 from guidance.clip.index import EXACT_ROWS, Index
+from guidance.clip.indexing import Tally, embed, merge
 from guidance.clip.table import one_line
 from guidance.media import write_text
 
@@ -41,7 +41,7 @@ def main(
     """
     share = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if not sources:
-        merged = embed.merge(index)
+        merged = merge(index)
         with closing(Index(index)) as pictures:
             return f"{merged} merged, {len(pictures)} pictures in {index}"
     where = g.device(device)
@@ -49,9 +49,9 @@ def main(
         where = g.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
     model = g.load(clip, device=where, precision=precision)
     began = shown = time.monotonic()
-    tally = embed.Tally()
+    tally = Tally()
     try:
-        for tally in embed.embed(model, sources, index, batch=batch, share=share):
+        for tally in embed(model, sources, index, batch=batch, share=share):
             if time.monotonic() - shown > 10:
                 shown = time.monotonic()
                 rate = f"{tally.encoded / (shown - began):.0f}/s"
@@ -66,7 +66,7 @@ def main(
     return "\n".join(report(tally, index, share))
 
 
-def report(tally: embed.Tally, index: Path, share: tuple[int, int]) -> list[str]:
+def report(tally: Tally, index: Path, share: tuple[int, int]) -> list[str]:
     """Lines that say what was done, and list what was not: a few here, all in a file."""
     rank, count = share
     listing = index / ("skipped.tsv" if count == 1 else f"skipped-{rank}-of-{count}.tsv")

@@ -1,4 +1,4 @@
-"""Indexing: what is encoded, kept and removed, and that whatever happens meanwhile the index does not lie."""
+"""Embeddings, and indexing: what is encoded, kept and removed; whatever happens, the index does not lie."""
 
 import io
 import os
@@ -18,9 +18,10 @@ import torch
 from PIL import Image
 
 from guidance import InputError, read_image
-from guidance.clip import embed, load
-from guidance.clip.embed import Tally, embed_images, embed_texts, merge
+from guidance.clip import indexing, load
+from guidance.clip.embed import embed_images, embed_texts
 from guidance.clip.index import Index
+from guidance.clip.indexing import Tally, embed, merge
 from guidance.clip.search import search
 from guidance.prompts import Prompt
 
@@ -47,7 +48,7 @@ def gallery(folder: Path, n: int) -> Path:
 
 
 def run(clip, sources: list[Path], folder: Path, **options: object) -> Tally:
-    *_, tally = embed.embed(clip, sources, folder, **options)
+    *_, tally = embed(clip, sources, folder, **options)
     return tally
 
 
@@ -290,9 +291,9 @@ def test_nothing_is_made_for_a_source_that_is_not_there(clip, tmp_path):
 
 def test_a_picture_that_makes_the_model_fail_is_skipped(clip, tmp_path, monkeypatch):
     folder = gallery(tmp_path / "in", 4)
-    real = embed.encode
+    real = indexing.encode
     monkeypatch.setattr(
-        embed, "encode", lambda *args: real(*args).index_fill(0, torch.tensor([1]), torch.nan)
+        indexing, "encode", lambda *args: real(*args).index_fill(0, torch.tensor([1]), torch.nan)
     )
     assert counts(run(clip, [folder], tmp_path / "index")) == (3, 0, 0, 1)
 
@@ -302,11 +303,11 @@ import sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from guidance.clip import embed, load
-embed.COMMIT_SECONDS = 0
+from guidance.clip import indexing, load
+indexing.COMMIT_SECONDS = 0
 clip = load(sys.argv[1])
 print("ready", flush=True)
-for tally in embed.embed(clip, [Path(sys.argv[2])], Path(sys.argv[3]), batch=4):
+for tally in indexing.embed(clip, [Path(sys.argv[2])], Path(sys.argv[3]), batch=4):
     print(tally.encoded, flush=True)
 """
 
