@@ -139,6 +139,7 @@ class Scene:
                 gradients.offsets[of],
                 gradients.colours[of],
             )
+            gradients = gradients if of.any() else None
         return Scene(
             points=self.points[rows],
             segments=self.segments[ours],
