@@ -8,11 +8,12 @@
 
 Why SQLite and a file, and no vector database? The exact best 20 of a million embeddings of 512 numbers
 took, measured on two busy cores, LanceDB 0.40 1.2 to 2.5 s, DuckDB 2.0 0.4 to 1.0 s, and NumPy, on a
-mapped file, 0.1 s. LanceDB and Arrow are wheels of 130 MB, 350 MB installed, and take a second and 136 MB of
-memory to import; sqlite-vec needs a Python whose sqlite3 loads extensions, and not all do. SQLite comes with
-Python, its transactions survive kills, full disks and power cuts, and processes may read while one writes.
-What is left to do here is an order of writing: embeddings are on the disk before the transaction that makes
-them count, and no slot is used twice.
+mapped file, 0.1 to 0.2 s: as long as 2 GB take to be read from memory (or, the first time, from the disk).
+LanceDB and Arrow are wheels of 130 MB, 350 MB installed, and take a second and 136 MB of memory to import;
+sqlite-vec needs a Python whose sqlite3 loads extensions, and not all do. SQLite comes with Python, its
+transactions survive kills, full disks and power cuts, and processes may read while one writes. What is left
+to do here is an order of writing: embeddings are on the disk before the transaction that makes them count,
+and no slot is used twice.
 
 Approximate search is usearch's: `pip install 'clip-guidance[search]'`, 57 MB installed. Without it, and up
 to a million rows, search is exact.
