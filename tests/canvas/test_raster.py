@@ -2,6 +2,8 @@
 finite differences.
 """
 
+import subprocess
+import sys
 from dataclasses import replace
 from functools import cache
 from itertools import product
@@ -171,6 +173,25 @@ def test_every_run_is_the_same_bit_for_bit(backend: Draw) -> None:
     first = run()
     for _ in range(2):
         assert all(torch.equal(a, b) for a, b in zip(first, run(), strict=True))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
+def test_a_forked_process_draws() -> None:
+    script = (
+        "import os, signal, torch\n"
+        "from guidance.canvas.raster import Scene, rasterize\n"
+        "torch.set_num_threads(2)\n"
+        "paints = torch.ones(1, 1), torch.ones(1, 1, 3), torch.ones(1, 1), torch.zeros(3)\n"
+        "scene = Scene(torch.rand(4, 2), torch.ones(1, dtype=torch.long), *paints)\n"
+        "image = rasterize(scene, 16)\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    signal.alarm(20)\n"
+        "    os._exit(0 if rasterize(scene, 16).equal(image) else 1)\n"
+        "raise SystemExit(os.waitpid(child, 0)[1])\n"
+    )
+    # In a process of its own: this one has threads of others, which do not survive a fork.
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
 NUMBER = st.one_of(st.sampled_from([0.0, 0.5, 1.0, -1e4, 1e4, 1e-30]), st.floats(-2, 3, width=32))

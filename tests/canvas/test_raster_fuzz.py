@@ -113,9 +113,7 @@ def test_any_scene_is_drawn(scene: dict[str, Any], size: tuple[int, int]) -> Non
 
 
 @pytest.mark.slow
-@settings(
-    max_examples=50_000, deadline=None, database=None, suppress_health_check=list(HealthCheck)
-)
+@settings(max_examples=50_000, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 @given(scene=scenes(), size=SIZES)
 def test_any_of_many_scenes_is_drawn(scene: dict[str, Any], size: tuple[int, int]) -> None:
     check(scene, size)

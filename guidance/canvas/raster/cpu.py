@@ -1,5 +1,6 @@
 """The CPU backend: compiled kernels on all cores."""
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -216,7 +217,8 @@ class _Paint(torch.autograd.Function):
 
 
 @cache
-def _pool(workers: int) -> ThreadPoolExecutor:
+def _pool(process: int, workers: int) -> ThreadPoolExecutor:
+    """A pool of its own for every process: one that is forked inherits a pool, but not the threads."""
     return ThreadPoolExecutor(workers, thread_name_prefix="rasterize")
 
 
@@ -225,5 +227,5 @@ def _on_all_cores(run: Callable[[int, int], T], n: int | None = None) -> list[T]
     n = torch.get_num_threads() if n is None else n
     if n == 1:
         return [run(0, 1)]
-    others = [_pool(n - 1).submit(run, i, n) for i in range(1, n)]
+    others = [_pool(os.getpid(), n - 1).submit(run, i, n) for i in range(1, n)]
     return [run(0, n), *(other.result() for other in others)]
