@@ -29,7 +29,8 @@ from raster_scenes import (
 )
 from supersampled import Array
 
-from guidance.canvas.raster import Scene
+from guidance.canvas.raster import Scene, kernels
+from guidance.canvas.raster.model import NONZERO
 
 everywhere = pytest.mark.parametrize("backend", BACKENDS)
 
@@ -165,3 +166,31 @@ def test_the_picture_is_that_of_resvg(backend: Draw, name: str) -> None:
     png = bytes(resvg_py.svg_to_bytes(svg_string=svg(FILLS[name], size)))
     theirs = np.asarray(Image.open(BytesIO(png)).convert("RGB")) / 255
     assert np.abs(draw(backend, FILLS[name], size, size) - theirs).mean() < 1 / 255
+
+
+def test_a_population_may_have_more_pixels_than_int32_has_numbers() -> None:
+    members, width = 2**17 + 1, 2**14
+    vertices = np.array([[1, -1, 0], [5, -1, 0], [5, 2, 0], [1, 2, 0]], np.float32)
+    owners = np.zeros(members + 1, np.int32)
+    owners[-1] = 1  # only the last member has a contour
+    buffers = np.empty(width, np.int32), np.empty(width, np.float32), np.empty(width, np.int32)
+    runs, (pixels, shares, *_), spans = kernels.cover(
+        vertices,
+        np.empty((4, 10), np.float32),
+        np.zeros(4, np.int32),
+        np.array([0, 4], np.int32),
+        owners,
+        np.full(members, NONZERO, np.int32),
+        np.tile(np.array([-1, 1, 0], np.int32), (members, 1)),
+        members,
+        1,
+        width,
+        members - 1,  # the last band alone
+        members,
+        (*buffers, np.empty((width, 4), np.float32)),
+        np.empty((8, 2), np.int32),
+    )
+    ((_, first, last, first_span, last_span, _),) = runs
+    found = [*pixels[first:last], *np.concatenate([np.arange(*s) for s in spans[first_span:last_span]])]
+    assert sorted(found) == [1, 2, 3, 4]
+    assert (shares[first:last] == 1).all()

@@ -31,9 +31,15 @@ def rasterize(scene: Scene, size: int | tuple[int, int]) -> Float[Tensor, "b cha
     where those are not installed, and on other devices. The kernels are compiled when they are first called,
     and kept on disk for later processes.
 
-    Raises `InputError` unless 1 ≤ size ≤ 16384.
+    Raises `InputError` unless both are whole numbers from 1 to 16384.
     """
-    height, width = (size, size) if isinstance(size, int) else size
+    match size:
+        case int(height):
+            width = height
+        case (int(height), int(width)):
+            pass
+        case _:
+            raise InputError(f"size must be a whole number of pixels or (height, width), got {size!r}")
     if not (1 <= height <= MAX_SIZE and 1 <= width <= MAX_SIZE):
         raise InputError(f"size must be from 1 to {MAX_SIZE} pixels, got {size}")
     # Imported when they are needed: Numba takes a second, which `guidance --help` has not.

@@ -34,7 +34,7 @@ def rasterize(scene: Scene, height: int, width: int) -> Float[Tensor, "b channel
     cover = _cover(lines, len(scene.opacity), height, width)
     paints = torch.cat([scene.colours, scene.opacity[:, :, None]], 2).flatten(0, 1)
     if scene.gradients is not None:
-        paints = torch.cat([paints, *_shades(scene, cover.shares, height, width)])
+        paints = torch.cat([paints, *_shades(scene, cover.shares, width)])
     image: Tensor = _Paint.apply(lines.vertices, paints, scene.background, cover, (height, width))
     return image
 
@@ -131,7 +131,7 @@ def _cover(lines: Polylines, members: int, height: int, width: int) -> _Cover:
     return _Cover(_on_all_cores(cover), vertices, ends, owners, kinds, members)
 
 
-def _shades(scene: Scene, shares: list[_Share], height: int, width: int) -> list[Float[Tensor, "f 4"]]:
+def _shades(scene: Scene, shares: list[_Share], width: int) -> list[Float[Tensor, "f 4"]]:
     """The colours of the pixels of paths with gradients; points their runs to them."""
     gradients = scene.gradients
     assert gradients is not None
@@ -150,7 +150,7 @@ def _shades(scene: Scene, shares: list[_Share], height: int, width: int) -> list
             numbers.append(np.full(len(here), which[part.runs[run, PATH]]))
     if not pixels:
         return []
-    pixel = torch.from_numpy(np.concatenate(pixels)).long() % (height * width)
+    pixel = torch.from_numpy(np.concatenate(pixels)).long()
     number = torch.from_numpy(np.concatenate(numbers))
     points = torch.stack([pixel % width, pixel.div(width, rounding_mode="floor")], 1)
     colours = gradient_colours(gradients, number, (points + 0.5) / width)

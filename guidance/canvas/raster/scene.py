@@ -12,6 +12,9 @@ from guidance.errors import InputError
 #: Control points further out than this many canvases are a mistake, and their squares would overflow.
 _FARTHEST = 1e4
 
+#: More segments of a contour or contours of a path would not fit into memory; their sums must not overflow.
+_MOST = 2**31
+
 
 @dataclass(frozen=True, eq=False)
 class Gradients:
@@ -193,8 +196,10 @@ def ranks(counts: Int[Tensor, "g"]) -> tuple[Int[Tensor, "i"], Int[Tensor, "i"]]
 def _check_counts(name: str, counts: Tensor, shape: list[int]) -> None:
     if list(counts.shape) != shape:
         raise InputError(f"{name} must have the shape {shape}, got {list(counts.shape)}")
-    if counts.is_floating_point() or counts.min() < 1:
-        raise InputError(f"{name} must be whole numbers of at least 1")
+    if counts.dtype != torch.int64:
+        raise InputError(f"{name} must be int64, got {counts.dtype}")
+    if counts.min() < 1 or counts.max() > _MOST:
+        raise InputError(f"{name} must be from 1 to {_MOST}, got {counts.min()} to {counts.max()}")
 
 
 def _check_flags(name: str, flags: Tensor | None, shape: list[int]) -> None:
@@ -214,12 +219,12 @@ def _check_numbers(name: str, tensor: Tensor, shape: list[int]) -> None:
 
 
 def _check_gradients(gradients: Gradients, paths: int) -> None:
-    g, s = len(gradients.paths), gradients.offsets.shape[-1]
-    if gradients.paths.ndim != 1 or g == 0 or s == 0:
-        raise InputError("gradients must have at least one path and at least one stop, or be None")
     numbers = gradients.paths
-    if numbers.is_floating_point() or numbers.min() < 0 or numbers.max() >= paths:
-        raise InputError(f"the paths of gradients must be numbers from 0 to {paths - 1}")
+    if numbers.ndim != 1 or gradients.offsets.ndim != 2 or 0 in gradients.offsets.shape or len(numbers) == 0:
+        raise InputError("gradients must have at least one path and at least one stop, or be None")
+    g, s = len(numbers), gradients.offsets.shape[1]
+    if numbers.dtype != torch.int64 or numbers.min() < 0 or numbers.max() >= paths:
+        raise InputError(f"the paths of gradients must be numbers from 0 to {paths - 1}, as int64")
     if (numbers[1:] <= numbers[:-1]).any():
         raise InputError("the paths of gradients must be ascending, each once")
     _check_flags("radial", gradients.radial, [g])

@@ -1,8 +1,8 @@
 """The CPU backend's inner loops, compiled by Numba: which pixels paths cover, by how much, and the painting.
 
 A kernel handles the rows of every `stride`-th band of `BAND` rows, beginning with band `first`, so that
-threads share nothing; in a band it handles path by path, in painting order. Everything is in pixels; pixel
-numbers are counted through the population's images, row by row.
+threads share nothing; in a band it handles path by path, in painting order. Everything is in pixels; pixels
+are numbered row by row in their own image, as no number would do for all of a large population's.
 
 What a path covers in a band is a run: fragments, which are pixels with the share that is covered, and spans
 of pixels that lie inside. Only fragments feel how the path moves.

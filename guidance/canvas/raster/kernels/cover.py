@@ -63,7 +63,7 @@ def cover(
         member = band // bands
         top = (band - member * bands) * BAND
         bottom = min(top + BAND, height)
-        origin = (member * height + top) * width
+        origin = top * width
         for path in range(member * paths, (member + 1) * paths):
             if boxes[path, 0] >= bottom or boxes[path, 1] < top:
                 continue
@@ -141,7 +141,7 @@ def uncover(vertices, ends, owners, kinds, members, height, width, runs, buffers
         member = runs[run, IN_BAND] // bands
         top = (runs[run, IN_BAND] - member * bands) * BAND
         bottom = min(top + BAND, height)
-        origin = (member * height + top) * width
+        origin = top * width
         for f in range(base, count):
             slopes[pixel[f] - origin] = gradient[f] * shape[f, 0]
         for contour in range(owners[path], owners[path + 1]):

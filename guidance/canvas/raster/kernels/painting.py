@@ -32,7 +32,7 @@ def paint(runs, pixel, share, spans, paints, rows, strides, ground, height, widt
         member = band // bands
         top = (band - member * bands) * BAND
         area = (min(top + BAND, height) - top) * width
-        origin = (member * height + top) * width
+        origin = top * width
         for p in range(area):
             local[p, 0], local[p, 1], local[p, 2], local[p, 3] = ground[0], ground[1], ground[2], ground[3]
         while run < len(runs) and runs[run, IN_BAND] == band:
@@ -107,7 +107,7 @@ def unpaint(
         member = band // bands
         top = (band - member * bands) * BAND
         area = (min(top + BAND, height) - top) * width
-        origin = (member * height + top) * width
+        origin = top * width
         for c in range(channels):
             for y in range(area // width):
                 for x in range(width):
