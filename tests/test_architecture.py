@@ -30,7 +30,7 @@ ALLOWED = {
     "checkpoint": {"media"},
     "shipped": set(),
     "run": {"canvas.base", "checkpoint", "media", "optimization", "progress", "shipped"},
-    "doctor": {"clip", "media", "shipped"},
+    "doctor": {"canvas", "clip", "media", "shipped"},
     "cli": {"run", "doctor", "shipped"},
     "__main__": {"cli"},
     "__init__": None,
