@@ -194,3 +194,15 @@ def test_a_population_may_have_more_pixels_than_int32_has_numbers() -> None:
     found = [*pixels[first:last], *np.concatenate([np.arange(*s) for s in spans[first_span:last_span]])]
     assert sorted(found) == [1, 2, 3, 4]
     assert (shares[first:last] == 1).all()
+
+
+@everywhere
+def test_a_line_that_is_nearly_level_leaves_nothing_behind(backend: Draw) -> None:
+    # Divided by the least of numbers, anything overflows.
+    tiny = 1e-42
+    nearly = polygon((3.0, tiny), (9.0, 0.0), (20.0, tiny), (20.0, 5.0), (3.0, 5.0))
+    upright = [(y, x) for x, y in nearly]
+    both = shapes([[nearly], [upright], [polygon((2.0, 3.0), (28.0, 3.0), (28.0, 30.0), (2.0, 30.0))]])
+    flat = replace(both, points=torch.where(both.points.abs() < 1e-30, 0, both.points))
+    np.testing.assert_allclose(draw(backend, both), draw(backend, flat), atol=1e-6)
+    assert np.isfinite(backward(backend, both, smooth(0))["points"]).all()

@@ -15,6 +15,9 @@ THIN = 0.65
 #: Pieces shorter than this, in pixels, are points: rounding gives them any direction.
 STILL = 1 / 256
 
+#: Lines that go less far along an axis, in pixels, go nowhere along it: to divide by that would overflow.
+LEVEL = 1e-30
+
 #: How far, in pixels, a flattened curve may be from the true one.
 TOLERANCE = 0.1
 

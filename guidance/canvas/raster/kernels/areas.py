@@ -6,7 +6,9 @@ from typing import no_type_check
 import numpy as np
 
 from guidance.canvas.raster.kernels.compiled import grow, inner
-from guidance.canvas.raster.model import NONZERO
+from guidance.canvas.raster.model import LEVEL, NONZERO
+
+_LEVEL = np.float32(LEVEL)
 
 
 @inner
@@ -18,7 +20,7 @@ def _cut(ax, ay, bx, by, top, bottom, width, out):
     """
     t0, t1 = np.float32(0), np.float32(1)
     dx, dy = bx - ax, by - ay
-    if dy == 0:
+    if abs(dy) <= _LEVEL:
         return 0
     a, b = (top - ay) / dy, (bottom - ay) / dy
     t0, t1 = max(t0, min(a, b)), min(t1, max(a, b))
@@ -26,7 +28,7 @@ def _cut(ax, ay, bx, by, top, bottom, width, out):
         return 0
     # Where it meets the sides, in order along the line.
     first, second = t0, t1
-    if dx != 0:
+    if abs(dx) > _LEVEL:
         a, b = -ax / dx, (width - ax) / dx
         first, second = min(max(min(a, b), t0), t1), min(max(max(a, b), t0), t1)
     n = 0
@@ -54,7 +56,7 @@ def accumulate(ax, ay, bx, by, top, bottom, width, cuts, area, low, high):
         sign = np.float32(1) if y1 > y0 else np.float32(-1)
         if y1 < y0:
             x0, y0, x1, y1 = x1, y1, x0, y0
-        if y1 <= y0:
+        if y1 - y0 <= _LEVEL:
             continue
         slope = (x1 - x0) / (y1 - y0)
         row0 = max(floor(y0), top)
@@ -98,12 +100,12 @@ def sweep(ax, ay, bx, by, top, bottom, width, slopes, out):
     dx, dy = bx - ax, by - ay
     # The part of the line in the band, by how far along the line it lies.
     t0, t1 = zero, one
-    if dx != 0:
+    if abs(dx) > _LEVEL:
         s, e = -ax / dx, (width - ax) / dx
         t0, t1 = max(t0, min(s, e)), min(t1, max(s, e))
     elif ax < 0 or ax >= width:
         return
-    if dy != 0:
+    if abs(dy) > _LEVEL:
         s, e = (top - ay) / dy, (bottom - ay) / dy
         t0, t1 = max(t0, min(s, e)), min(t1, max(s, e))
     elif ay < top or ay >= bottom:

@@ -5,6 +5,7 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
+from guidance.canvas.raster import model
 from guidance.canvas.raster.model import REACH, STILL, STROKE
 
 #: Pixels a side of a tile.
@@ -19,12 +20,10 @@ OUTSIDE, EDGE, INSIDE = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 
 STROKED = tl.constexpr(STROKE)
 HALO = tl.constexpr(REACH)
+LEVEL = tl.constexpr(model.LEVEL)
 
 #: Shorter pieces are points.
 TINY = tl.constexpr(STILL)
-
-#: Lines that go less far along an axis go nowhere along it: to divide by that would overflow.
-LEVEL = tl.constexpr(1e-30)
 
 
 @triton.jit
