@@ -206,3 +206,14 @@ def test_a_line_that_is_nearly_level_leaves_nothing_behind(backend: Draw) -> Non
     flat = replace(both, points=torch.where(both.points.abs() < 1e-30, 0, both.points))
     np.testing.assert_allclose(draw(backend, both), draw(backend, flat), atol=1e-6)
     assert np.isfinite(backward(backend, both, smooth(0))["points"]).all()
+
+
+@everywhere
+def test_sides_between_two_pixels_feel_both(backend: Draw) -> None:
+    # As of an icon that was drawn on the grid of pixels, where a side runs through none.
+    drawing = shapes([[polygon((8, 8), (24, 8), (24, 24), (8, 24))]])
+    weights = smooth(2)
+    ours = backward(backend, drawing, weights)["points"]
+    true = differences(drawing, weights, ["points"])["points"]
+    assert cosine(ours, true) > 0.98
+    assert np.linalg.norm(ours) == pytest.approx(np.linalg.norm(true), rel=0.1)

@@ -71,6 +71,9 @@ class _Flatten(torch.autograd.Function):
 _spare: list[tuple[tuple[Array, ...], Array]] = []
 _lock = Lock()
 
+#: Fragments. Larger buffers, of 60 MB and more, go back to the system.
+_MOST_SPARE = 1 << 21
+
 
 class _Share:
     """What one thread draws: runs of fragments and spans, and the row of the paints for each."""
@@ -89,12 +92,14 @@ class _Share:
                 np.empty((room, 4), np.float32),
             )
             spans = np.empty((room, 2), np.int32)
+        self.buffers, self.spans = buffers, spans
         self.runs, self.buffers, self.spans = cover(buffers, spans)
         self.rows = self.runs[:, PATH].copy()
         self.strides = np.zeros_like(self.rows)
 
     def __del__(self) -> None:
-        if len(_spare) < 2 * torch.get_num_threads():
+        few = len(_spare) < 2 * torch.get_num_threads()
+        if few and len(self.buffers[0]) <= _MOST_SPARE:
             _spare.append((self.buffers, self.spans))
 
 

@@ -19,6 +19,10 @@ from guidance.canvas.raster.model import (
 from guidance.canvas.raster.scene import Scene, ranks
 
 
+#: Pixels that everything is moved by: far too little to see.
+_OFF_GRID = 2**-12
+
+
 class Polylines(NamedTuple):
     """Paths of polylines. A vertex is x, y and the stroke's radius there, in pixels."""
 
@@ -55,7 +59,8 @@ def cut(
     else:
         widest = scene.widths.detach().flatten()
         radius = scene.widths.flatten().index_select(0, path)
-    control = torch.cat([scene.points, radius[:, None] / 2], 1) * width
+    # An edge between two pixels, as of an icon drawn on the grid, would move neither: it is moved off by a bit.
+    control = torch.cat([scene.points * width + _OFF_GRID, radius[:, None] * (width / 2)], 1)
     counts = (count or pieces)(control.detach(), scene.corners)
     contour, _ = ranks(scene.segments)
     vertices = torch.ones_like(scene.segments).index_add_(0, contour, counts)
