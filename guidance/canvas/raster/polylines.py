@@ -18,7 +18,6 @@ from guidance.canvas.raster.model import (
 )
 from guidance.canvas.raster.scene import Scene, ranks
 
-
 #: Pixels that everything is moved by: far too little to see.
 _OFF_GRID = 2**-12
 
@@ -59,7 +58,7 @@ def cut(
     else:
         widest = scene.widths.detach().flatten()
         radius = scene.widths.flatten().index_select(0, path)
-    # An edge between two pixels, as of an icon drawn on the grid, would move neither: it is moved off by a bit.
+    # An edge between two pixels, as of an icon drawn on the grid, runs through none, and would feel none.
     control = torch.cat([scene.points * width + _OFF_GRID, radius[:, None] * (width / 2)], 1)
     counts = (count or pieces)(control.detach(), scene.corners)
     contour, _ = ranks(scene.segments)
