@@ -151,7 +151,9 @@ def test_names_are_neither_markup_nor_commands_to_the_terminal(model, capsys):
 def test_ctrl_c_leaves_an_index_that_is_read_and_completed(model, capsys):
     gallery(60)
     script = (
-        "import sys, time\nfrom guidance import cli\nfrom guidance.clip import indexing\n"
+        # A shell that starts the tests in the background has them ignore Ctrl-C.
+        "import signal, sys, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from guidance import cli\nfrom guidance.clip import indexing\n"
         "indexing.COMMIT_SECONDS = 0\nreal = indexing.encode\n"
         "def slow(*args):\n    print(flush=True); time.sleep(0.2)\n    return real(*args)\n"
         "indexing.encode = slow\nsys.exit(cli.main(sys.argv[1:]))"
