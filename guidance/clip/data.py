@@ -32,6 +32,8 @@ def read_captioned(folder: Path, size: int) -> CaptionedPictures:
     pictures come from `captions_multilingual.csv` (`filepath`, `title`), if there is one. Raises InputError
     when a file or column is missing or a picture is broken.
     """
+    if not (folder / "captions.csv").exists():
+        raise InputError(f"there is no captions.csv in {folder}; give a folder with captions.csv")
     rows = read_captions(folder / "captions.csv")
     captions = {row["filepath"]: [row["title"]] for row in rows}
     if (translations := folder / "captions_multilingual.csv").exists():
