@@ -35,9 +35,9 @@ def main(
         output: The folder of all runs.
         resume: The folder of a run to go on with, which must have the same settings.
     """
+    run = g.Run(__file__, locals())
     scene, (height, width) = g.read_svg(drawing)
     canvas = g.Drawing(scene, size, aspect=height / width)
-    run = g.Run(__file__, locals())
     clock = g.Clock(steps, seed)
     prompts = g.parse(prompt)
     where = g.device(device)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from guidance.canvas.raster import Scene, rasterize
 from guidance.canvas.svg import to_svg
-from guidance.clock import Schedule
+from guidance.clock import Schedule, at, piecewise
 
 
 class ParamGroup(TypedDict):
@@ -17,6 +17,12 @@ class ParamGroup(TypedDict):
     name: str
     params: list[nn.Parameter]
     lr: Schedule
+
+
+def points_rate(size: int) -> Schedule:
+    """CLIPDraw's learning rate of points, 1 pixel and later less, in units of a canvas of `size` pixels."""
+    steps = piecewise({0: 1.0, 0.5: 0.4, 0.75: 0.1})
+    return lambda progress: at(steps, progress) / size
 
 
 class Canvas(nn.Module, ABC):

@@ -5,10 +5,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from guidance.canvas.base import ParamGroup, VectorCanvas
+from guidance.canvas.base import ParamGroup, VectorCanvas, points_rate
 from guidance.canvas.checks import check_canvas
 from guidance.canvas.raster import Gradients, Scene
-from guidance.clock import at, piecewise
 from guidance.errors import InputError
 
 
@@ -98,14 +97,9 @@ class Drawing(VectorCanvas):
 
     def param_groups(self) -> list[ParamGroup]:
         """The groups with CLIPDraw's learning rates, in units of the canvas and of colour."""
-        steps = piecewise({0: 1.0, 0.5: 0.4, 0.75: 0.1})
         colours = [self.colours] + ([self.stops] if isinstance(self.stops, nn.Parameter) else [])
         groups: list[ParamGroup] = [
-            {
-                "name": "points",
-                "params": [self.points],
-                "lr": lambda progress: at(steps, progress) / self.size,
-            },
+            {"name": "points", "params": [self.points], "lr": points_rate(self.size)},
             {"name": "colour", "params": colours, "lr": 0.01},
         ]
         if isinstance(self.widths, nn.Parameter):

@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from guidance.canvas.base import ParamGroup, VectorCanvas
+from guidance.canvas.base import ParamGroup, VectorCanvas, points_rate
 from guidance.canvas.checks import check_canvas, check_range
 from guidance.canvas.raster import MAX_SIZE, Scene
-from guidance.clock import Clock, at, piecewise
+from guidance.clock import Clock
 from guidance.errors import InputError
 
 
@@ -92,13 +92,8 @@ class Strokes(VectorCanvas):
 
     def param_groups(self) -> list[ParamGroup]:
         """The three groups with CLIPDraw's learning rates, in units of the canvas and of colour."""
-        steps = piecewise({0: 1.0, 0.5: 0.4, 0.75: 0.1})
         return [
-            {
-                "name": "points",
-                "params": [self.points],
-                "lr": lambda progress: at(steps, progress) / self.size,
-            },
+            {"name": "points", "params": [self.points], "lr": points_rate(self.size)},
             {"name": "width", "params": [self.widths], "lr": 0.2 / self.size},
             {"name": "colour", "params": [self.colours], "lr": 0.01},
         ]

@@ -1,6 +1,6 @@
 """What is drawn: a population of scenes of filled and stroked paths, as a value that any backend can take."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -156,10 +156,6 @@ class Scene:
             even_odd=None if self.even_odd is None else self.even_odd[one],
             gradients=gradients,
         )
-
-    def on(self, background: Float[Tensor, "3"] | None) -> "Scene":
-        """The same paths on another ground, or on none."""
-        return replace(self, background=background)
 
 
 def cubics(points: Float[Tensor, "... corners 2"], degree: int) -> Float[Tensor, "... 4 2"]:

@@ -35,7 +35,7 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _compiled(function: Callable[..., Any], wrapped: bool) -> Callable[..., Any]:
-    # What is never called from Python or C needs no wrappers, which are a third of what there is to compile.
+    # What is never called from Python or C needs no wrappers.
     options = {
         "nogil": True,
         "cache": True,
