@@ -1,4 +1,4 @@
-"""The recipes that draw on other canvases than clipdraw's: what they write, and that their settings are theirs."""
+"""The recipes that draw on other canvases than clipdraw's: what they write and refuse, and their settings."""
 
 import json
 from pathlib import Path
