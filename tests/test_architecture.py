@@ -19,6 +19,7 @@ ALLOWED = {
     "clock": set(),
     "devices": set(),
     "media": set(),
+    "options": set(),
     "prompts": set(),
     "warp": set(),
     "crops": {"warp"},

@@ -1,0 +1,37 @@
+"""The options that recipes share: a type each, with the words of its help.
+
+def main(prompt: options.Prompt, *, steps: int = 300, seed: options.Seed = 0, ...) -> Path:
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+Prompt = Annotated[
+    str,
+    Parameter(
+        help='What to draw; several prompts with weights: "a fox:1.5 | blurry:-0.3 | @cat.png:0.5".',
+    ),
+]
+Seed = Annotated[int, Parameter(help="Another number gives another picture.")]
+Size = Annotated[int, Parameter(help="Side of the picture in pixels while it is made.")]
+Clip = Annotated[
+    str,
+    Parameter(
+        help="The model that judges: tiny, ViT-B/32, ViT-B-32/laion2b_s34b_b79k, hf-hub:…, local-dir:….",
+    ),
+]
+Crops = Annotated[int, Parameter(help="How many augmented views of the picture the model sees in a step.")]
+BestOf = Annotated[int, Parameter(help="How many pictures are made at once; the best is kept.")]
+Device = Annotated[str, Parameter(help="auto, cpu, cuda, cuda:1, …")]
+Precision = Annotated[
+    Literal["float32", "bfloat16"],
+    Parameter(
+        help="Of the model's arithmetic: float32, or bfloat16, which is quicker where there is support."
+    ),
+]
+Output = Annotated[Path, Parameter(help="The folder of all runs.")]
+Resume = Annotated[
+    Path | None, Parameter(help="The folder of a run to go on with, which must have the same settings.")
+]
