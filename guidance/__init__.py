@@ -36,7 +36,18 @@ if TYPE_CHECKING:
     from guidance.crops import Crops
     from guidance.devices import device
     from guidance.errors import InputError
-    from guidance.losses import ClipLoss, clip_score, cosine_distance, great_circle
+    from guidance.losses import (
+        ClipLoss,
+        EdgeLoss,
+        PaletteLoss,
+        SymmetryLoss,
+        clip_score,
+        cosine_distance,
+        great_circle,
+        out_of_range,
+        saturation,
+        total_variation,
+    )
     from guidance.media import read_image, write_png
     from guidance.optimization import Step, adam, fit, optimize
     from guidance.prompts import Prompt, parse
@@ -61,7 +72,18 @@ _HOMES = {
     "guidance.crops": ["Crops"],
     "guidance.devices": ["device"],
     "guidance.errors": ["InputError"],
-    "guidance.losses": ["ClipLoss", "clip_score", "cosine_distance", "great_circle"],
+    "guidance.losses": [
+        "ClipLoss",
+        "EdgeLoss",
+        "PaletteLoss",
+        "SymmetryLoss",
+        "clip_score",
+        "cosine_distance",
+        "great_circle",
+        "out_of_range",
+        "saturation",
+        "total_variation",
+    ],
     "guidance.media": ["read_image", "write_png"],
     "guidance.optimization": ["Step", "adam", "fit", "optimize"],
     "guidance.prompts": ["Prompt", "parse"],

@@ -7,7 +7,16 @@ import torch
 
 from guidance.clock import Clock
 from guidance.crops import Crops
-from guidance.losses import ClipLoss, great_circle
+from guidance.losses import (
+    ClipLoss,
+    EdgeLoss,
+    PaletteLoss,
+    SymmetryLoss,
+    great_circle,
+    out_of_range,
+    saturation,
+    total_variation,
+)
 from guidance.prompts import Prompt, parse
 
 Loss = Callable[[torch.Tensor], torch.Tensor]
@@ -18,6 +27,12 @@ LOSSES: dict[str, Callable[..., Loss]] = {
     "many prompts": lambda clip, crops: ClipLoss(clip, parse("a fox:2.0 | snow | blurry:-0.5"), crops),
     "only away": lambda clip, crops: ClipLoss(clip, parse("a fox:-1.0"), crops, great_circle),
     "embedding": lambda clip, crops: ClipLoss(clip, [Prompt(embedding=(1.0,) * clip.embed_dim)], crops),
+    "total variation": lambda clip, crops: total_variation,
+    "range": lambda clip, crops: out_of_range,
+    "saturation": lambda clip, crops: saturation,
+    "symmetry": lambda clip, crops: SymmetryLoss("vertical"),
+    "palette": lambda clip, crops: PaletteLoss(torch.eye(3)),
+    "edges": lambda clip, crops: EdgeLoss(images(1, 40, 30)),
 }
 
 
@@ -27,7 +42,8 @@ def make(request: pytest.FixtureRequest, clip) -> Callable[[Crops], Loss]:
 
 
 def images(b: int, h: int, w: int) -> torch.Tensor:
-    return torch.rand(b, 3, h, w, generator=torch.Generator().manual_seed(0))
+    """Noise that leaves [0, 1] a little, as canvases that do not clamp may."""
+    return 1.2 * torch.rand(b, 3, h, w, generator=torch.Generator().manual_seed(0)) - 0.1
 
 
 @pytest.mark.parametrize("shape", [(1, 17, 23), (3, 17, 23), (2, 64, 64)])
