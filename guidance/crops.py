@@ -48,6 +48,7 @@ class Crops:
     - `noise`: Gaussian, its standard deviation uniform in [0, noise]. Without it, views are in [0, 1].
 
     What is outside of the frame or erased has the colour `fill`. `scale` and `noise` may be schedules.
+    Crops of the same `stream` draw the same views, of another one others: each model of several has its own.
     Raises InputError for values out of range; there are at most 1000 views of an image.
     """
 
@@ -73,6 +74,7 @@ class Crops:
     erasing_p: float = 1.0
     noise: Schedule = 0.0
     fill: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    stream: str = "crops"
 
     def __post_init__(self) -> None:
         if not 1 <= self.k <= MAX_CROPS:
@@ -212,7 +214,7 @@ class Crops:
 
     def _uniform(self, name: str, b: int, n: int) -> Float64[Tensor, "b k n"]:
         # On the CPU always: the same views on every device, and more rows leave the first as they are.
-        return self.clock.uniform(f"crops/{name}", b, (self.k, n)).double()
+        return self.clock.uniform(f"{self.stream}/{name}", b, (self.k, n)).double()
 
     def _box(self, b: int, h: int, w: int) -> Float64[Tensor, "b k 3 3"]:
         u = self._uniform("crop", b, 4 + 2 * _TRIES)
@@ -292,7 +294,9 @@ class Crops:
         b, k, *shape = pixels.shape
         deviation = strength * self._uniform("noise", b, 1).to(pixels)[..., None, None]
         # A stream for every view: normal numbers come in blocks, so that more of them change the first.
-        noise = [self.clock.normal(f"crops/noise/{view}", b, shape, pixels.device) for view in range(k)]
+        noise = [
+            self.clock.normal(f"{self.stream}/noise/{view}", b, shape, pixels.device) for view in range(k)
+        ]
         return pixels + deviation * torch.stack(noise, 1)
 
 

@@ -104,7 +104,32 @@ def normalized_weights(prompts: Sequence[Prompt]) -> list[float]:
     return [prompt.weight / total for prompt in prompts]
 
 
+def parse_weighted(line: str) -> list[tuple[str, float]]:
+    """Plain names and their weights, written like prompts: `"tiny | ViT-B/32:0.5"`.
+
+    Raises InputError for an empty part, one with two weights, and a weight that is not positive and finite.
+    """
+    parts = []
+    for part in _PART.findall(line + "|"):
+        body, weight = _weighted(part.strip(), line)
+        if not 0 < weight < inf:
+            raise InputError(f"a weight must be positive and finite here, got {part.strip()!r}; leave it out")
+        parts.append((_unescape(body), weight))
+    return parts
+
+
 def _parse_part(part: str, line: str) -> Prompt:
+    part, weight = _weighted(part, line)
+    if not part.startswith("@"):
+        return Prompt(text=_unescape(part), weight=weight)
+    if part == "@":
+        raise InputError(
+            f"@ must be followed by a picture's path, got none in {line!r}; write one like @cat.png"
+        )
+    return Prompt(image=Path(_unescape(part[1:].strip())), weight=weight)
+
+
+def _weighted(part: str, line: str) -> tuple[str, float]:
     match = _WEIGHT.fullmatch(part)
     if match and _is_weight(match) and not match[1].strip():
         raise InputError(
@@ -113,20 +138,9 @@ def _parse_part(part: str, line: str) -> Prompt:
     inner = match and _WEIGHT.fullmatch(match[1].strip())
     if inner and _is_weight(inner):
         raise InputError(f"a prompt has one weight, got two in {part!r}; keep one, or write \\: for a colon")
-    weight = 1.0
-    if match and _is_weight(match):
-        part, weight = match[1].strip(), float(match[3])
     if not part:
-        raise InputError(
-            f"every part of a prompt must say something, got an empty one in {line!r}; drop a bar"
-        )
-    if not part.startswith("@"):
-        return Prompt(text=_unescape(part), weight=weight)
-    if part == "@":
-        raise InputError(
-            f"@ must be followed by a picture's path, got none in {line!r}; write one like @cat.png"
-        )
-    return Prompt(image=Path(_unescape(part[1:].strip())), weight=weight)
+        raise InputError(f"every part must say something, got an empty one in {line!r}; drop a bar")
+    return (match[1].strip(), float(match[3])) if match and _is_weight(match) else (part, 1.0)
 
 
 def _is_weight(match: re.Match[str]) -> bool:

@@ -35,10 +35,10 @@ def main(
     canvas.to(where)
 
     views = g.Crops.calm(clock, crops)
-    model = g.load(clip, device=where, precision=precision)
-    loss = g.ClipLoss(model, prompts, views)
+    guides = g.load_guides(clip, device=where, precision=precision)
+    losses = g.clip_losses(guides, prompts, views)
     optimizer = g.adam(canvas)
-    for _ in run.track(g.optimize(canvas, {"clip": loss}, clock, optimizer), canvas, optimizer, clock):
+    for _ in run.track(g.optimize(canvas, losses, clock, optimizer), canvas, optimizer, clock):
         pass
 
-    return run.finish(canvas, scores=g.clip_score(model, prompts, canvas()))
+    return run.finish(canvas, scores=g.guide_score(guides, prompts, canvas()))
