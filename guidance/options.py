@@ -19,8 +19,8 @@ Size = Annotated[int, Parameter(help="Side of the picture in pixels while it is 
 Clip = Annotated[
     str,
     Parameter(
-        help="The model that guides: tiny, ViT-B/32, ViT-B-32/laion2b_s34b_b79k, hf-hub:…, local-dir:…; several "
-        'with weights: "tiny | ViT-B/32:0.5".',
+        help="The model that guides: tiny, ViT-B/32, ViT-B-32/laion2b_s34b_b79k, hf-hub:…, local-dir:…; "
+        'several with weights: "tiny | ViT-B/32:0.5".',
     ),
 ]
 Crops = Annotated[int, Parameter(help="How many augmented views of the picture the model sees in a step.")]

@@ -19,10 +19,10 @@ from guidance.prompts import Prompt, parse_weighted
 def load_guides(
     names: str, *, device: str | torch.device = "cpu", precision: Precision = "float32"
 ) -> dict[str, tuple[float, Clip]]:
-    """Models by the names that `load` takes, written like prompts, `"tiny | ViT-B/32:0.5"`, with their shares.
+    """Models by the names that `load` takes, written like prompts: `"tiny | ViT-B/32:0.5"`.
 
-    Shares are the weights over their sum. The models are in the order of their names, so that nothing depends
-    on the order in which they are written. Raises InputError for a model that is there twice, for a weight
+    Each has its share, its weight over the sum of all. They are in the order of their names, so that nothing
+    depends on the order in which they are written. Raises InputError for a model that is there twice, for a weight
     that is not positive, and as `load` does.
     """
     weights: dict[str, float] = {}
