@@ -120,12 +120,11 @@ def train(
     """
     model, device = trainee.model, trainee.drawings.device
     size = trainee.drawings.shape[-1]
-    tokens = _Captions(pictures.captions, tokenizer, model.context_length)
+    tokens = Captions(pictures.captions, tokenizer, model.context_length)
     # Variants (": medium skin tone") would outnumber the plain things three to two.
     plain = torch.tensor([":" not in captions[0] for captions in pictures.captions])
     seen = (~pictures.held_out).float()
-    if not 1 <= batch <= seen.sum():
-        raise InputError(f"batch must be from 1 to the {seen.sum():.0f} pictures to train on, got {batch}")
+    check_batch(batch, pictures)
     if not 1 <= sketches <= len(trainee.drawings):
         raise InputError(f"sketches must be from 1 to {len(trainee.drawings)}, got {sketches}")
     while clock.index < clock.steps:
@@ -163,28 +162,43 @@ def train(
             _cosine(ways, goals - drawings) + _cosine(_blur(ways, 4), _blur(goals - drawings, 4))
         ) / 2
 
-        warm_up = min(1.0, clock.index / (0.02 * clock.steps + 1))
-        for group in optimizer.param_groups:
-            group["lr"] = lr * warm_up * (1 + torch.cos(torch.tensor(torch.pi * clock.progress)).item()) / 2
-        optimizer.zero_grad()
-        (contrastive + 2 * (1 - alignment)).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        with torch.no_grad():
-            model.logit_scale.clamp_(0, log(60))
-            _stroke(trainee, slots, ways.detach(), brushes, generator)
-            decay = min(0.999, (1 + clock.index) / (10 + clock.index))
-            for mean, now in zip(trainee.mean_model.parameters(), model.parameters(), strict=True):
-                mean.lerp_(now, 1 - decay)
-            for mean, now in zip(trainee.mean_model.buffers(), model.buffers(), strict=True):
-                mean.copy_(now)
+        learn(trainee, optimizer, contrastive + 2 * (1 - alignment), clock, lr)
+        _stroke(trainee, slots, ways.detach(), brushes, generator)
         similarities = seen_images @ texts[:batch].T
         accuracy = (similarities.argmax(1) == torch.arange(batch, device=device)).float().mean()
         clock.index += 1
         yield Trained(clock.index - 1, contrastive.item(), accuracy.item(), alignment.item())
 
 
-class _Captions:
+def check_batch(batch: int, pictures: CaptionedPictures) -> None:
+    """Raises InputError unless there are so many pictures to train on."""
+    count = int((~pictures.held_out).sum())
+    if not 1 <= batch <= count:
+        raise InputError(f"batch must be from 1 to the {count} pictures to train on, got {batch}")
+
+
+def learn(
+    trainee: Trainee, optimizer: torch.optim.Optimizer, loss: Float[Tensor, ""], clock: Clock, lr: float
+) -> None:
+    """A step of the optimizer, warmed up and then along a cosine, and of the running mean of the weights."""
+    model = trainee.model
+    warm_up = min(1.0, clock.index / (0.02 * clock.steps + 1))
+    for group in optimizer.param_groups:
+        group["lr"] = lr * warm_up * (1 + torch.cos(torch.tensor(torch.pi * clock.progress)).item()) / 2
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    with torch.no_grad():
+        model.logit_scale.clamp_(0, log(60))
+        decay = min(0.999, (1 + clock.index) / (10 + clock.index))
+        for mean, now in zip(trainee.mean_model.parameters(), model.parameters(), strict=True):
+            mean.lerp_(now, 1 - decay)
+        for mean, now in zip(trainee.mean_model.buffers(), model.buffers(), strict=True):
+            mean.copy_(now)
+
+
+class Captions:
     """All captions as tokens, so that a batch is a look-up."""
 
     def __init__(self, captions: list[list[str]], tokenizer: Tokenizer, length: int) -> None:
@@ -274,6 +288,7 @@ def _scribble(
     return page
 
 
+@torch.no_grad()
 def _stroke(
     trainee: Trainee,
     slots: Int[Tensor, " n"],
