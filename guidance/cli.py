@@ -3,22 +3,18 @@
 Only the recipe that is asked for is imported, so that `guidance --help` takes no longer than its words.
 """
 
-import ast
-import importlib.util
-import inspect
 import os
-import re
 import shlex
 import sys
 import warnings
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TextIO, get_args, get_origin, get_type_hints
+from typing import TextIO
 
-from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError, convert
+from cyclopts import App, CycloptsError, UnusedCliTokensError
 
 from guidance import __version__
 from guidance.errors import InputError
+from guidance.recipe import PARAMETERS, arguments_of_run, load, summary
 from guidance.shipped import recipes
 
 
@@ -55,8 +51,7 @@ def _run(tokens: list[str]) -> object:
         "guidance",
         help="Text steers an image. Also: guidance ./my_recipe.py PROMPT, for a recipe of your own.",
         version=__version__,
-        # `main(resume=...)` is for `guidance resume`, which knows the run's settings.
-        default_parameter=Parameter(parse=re.compile(r"^(?!resume$)"), negative_iterable=()),
+        default_parameter=PARAMETERS,
         result_action="return_value",
         suppress_keyboard_interrupt=False,
     )
@@ -67,9 +62,9 @@ def _run(tokens: list[str]) -> object:
         tokens = [_command(path), *tokens[1:]]
     for name, path in found.items():
         if tokens[:1] == [name]:
-            app.command(_load(path), name=name)
+            app.command(load(path), name=name)
         else:
-            app.command(App(help=_summary(path)), name=name)
+            app.command(App(help=summary(path)), name=name)
     app.command(resume)
     app.command(doctor)
     return app(tokens, exit_on_error=False, print_error=False, verbose=False)
@@ -90,8 +85,8 @@ def resume(folder: Path, /, *, recipe: Path | None = None) -> object:
     if path is None:
         hint = f"if you trust that file, add --recipe {shlex.quote(run['recipe'])}"
         raise InputError(f"the run in {folder} is of the recipe {run['recipe']}, none of ours; {hint}")
-    main = _load(path)
-    return main(**_arguments(main, folder, run["settings"]), resume=folder)
+    main = load(path)
+    return main(**arguments_of_run(main, folder, run["settings"]), resume=folder)
 
 
 def doctor() -> int:
@@ -103,62 +98,6 @@ def doctor() -> int:
 
 def _command(path: Path) -> str:
     return path.stem.replace("_", "-")
-
-
-def _source(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot read the recipe {path} ({error.strerror}); check the name") from error
-
-
-def _summary(path: Path) -> str:
-    """The first line of the docstring of a recipe's `main`, without importing it."""
-    for node in ast.parse(_source(path)).body:
-        if isinstance(node, ast.FunctionDef) and node.name == "main":
-            return (ast.get_docstring(node) or "").partition("\n")[0]
-    raise InputError(f"{path} is no recipe: it has no function main, such as main(prompt: str)")
-
-
-def _load(path: Path) -> Callable[..., object]:
-    _summary(path)  # says what is wrong with a file that is no recipe
-    spec = importlib.util.spec_from_file_location(f"guidance_recipe_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look up their annotations there
-    spec.loader.exec_module(module)
-    return module.main
-
-
-def _arguments(main: Callable[..., object], folder: Path, settings: dict[str, object]) -> dict[str, object]:
-    """A run's settings as a recipe's `main` takes them: JSON knows no paths and no tuples.
-
-    Raises InputError for settings that are missing, or are none of the recipe's, or of another type.
-    """
-    from guidance.run import plain
-
-    parameters, hints = inspect.signature(main).parameters, get_type_hints(main, include_extras=True)
-    needed = {name for name, parameter in parameters.items() if parameter.default is parameter.empty}
-    if "resume" not in parameters or not needed <= settings.keys() <= parameters.keys() - {"resume"}:
-        got, own = ", ".join(settings), ", ".join(parameters)
-        raise InputError(f"the run in {folder} has the settings {got}, its recipe {own}; start a new run")
-    arguments = {}
-    for name, value in settings.items():
-        if value == plain(parameters[name].default) or name not in hints:
-            continue
-        hint = hints[name]
-        several = any(get_origin(part) in (list, tuple, Sequence) for part in (hint, *get_args(hint)))
-        values = value if isinstance(value, list) and several else [value]
-        try:
-            arguments[name] = convert(hint, [str(each) for each in values])
-            fits = plain(arguments[name]) == value
-        except (CycloptsError, ValueError):
-            fits = False
-        if not fits:
-            kind = inspect.formatannotation(hint)
-            raise InputError(f"the run in {folder} has {name} {value!r}, not {kind}; start a new run")
-    return arguments
 
 
 def _complain(message: str, code: int) -> int:
