@@ -32,6 +32,7 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from guidance.clip.bpe import write_tokenizer
+from guidance.clip.contrastive import info_nce
 from guidance.clip.data import CaptionedPictures, Placement, choose, place
 from guidance.clip.tokenize import words
 from guidance.clock import Clock
@@ -40,15 +41,6 @@ from guidance.media import replacing, write_text
 
 #: What an English caption may begin with when a person writes it.
 OPENINGS = ("a ", "the ", "a drawing of ", "a picture of ", "an emoji of ")
-
-
-def info_nce(
-    images: Float[Tensor, "n d"], texts: Float[Tensor, "n d"], scale: Float[Tensor, ""]
-) -> Float[Tensor, ""]:
-    """The symmetric contrastive loss of unit-norm pairs (van den Oord et al. 2018; Radford et al. 2021)."""
-    logits = scale * images @ texts.T
-    target = torch.arange(len(logits), device=logits.device)
-    return (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)) / 2
 
 
 class Trainee(nn.Module):
