@@ -21,6 +21,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from guidance.canvas.base import Canvas, VectorCanvas
     from guidance.canvas.drawing import Drawing
+    from guidance.canvas.latents import Latents
     from guidance.canvas.raster import Gradients, Scene, cubics, rasterize
     from guidance.canvas.shapes import Shapes
     from guidance.canvas.strokes import Strokes
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from guidance.clock import Clock, cosine, linear, piecewise
     from guidance.crops import Crops
     from guidance.devices import device
+    from guidance.diffusion.vae import Vae, load_vae
     from guidance.errors import InputError
     from guidance.losses import (
         ClipLoss,
@@ -52,14 +54,16 @@ if TYPE_CHECKING:
         total_variation,
     )
     from guidance.media import read_image, write_png
-    from guidance.optimization import Step, adam, fit, optimize
+    from guidance.optimization import Step, adam, optimize
     from guidance.prompts import Prompt, parse
     from guidance.run import Run
+    from guidance.starting import fit, start_from
 
 #: Where each public name lives. No module is called like a public name: importing the module would hide it.
 _HOMES = {
     "guidance.canvas.base": ["Canvas", "VectorCanvas"],
     "guidance.canvas.drawing": ["Drawing"],
+    "guidance.canvas.latents": ["Latents"],
     "guidance.canvas.raster": ["Gradients", "Scene", "cubics", "rasterize"],
     "guidance.canvas.shapes": ["Shapes"],
     "guidance.canvas.strokes": ["Strokes"],
@@ -74,6 +78,7 @@ _HOMES = {
     "guidance.clock": ["Clock", "cosine", "linear", "piecewise"],
     "guidance.crops": ["Crops"],
     "guidance.devices": ["device"],
+    "guidance.diffusion.vae": ["Vae", "load_vae"],
     "guidance.errors": ["InputError"],
     "guidance.losses": [
         "ClipLoss",
@@ -91,9 +96,10 @@ _HOMES = {
         "total_variation",
     ],
     "guidance.media": ["read_image", "write_png"],
-    "guidance.optimization": ["Step", "adam", "fit", "optimize"],
+    "guidance.optimization": ["Step", "adam", "optimize"],
     "guidance.prompts": ["Prompt", "parse"],
     "guidance.run": ["Run"],
+    "guidance.starting": ["fit", "start_from"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

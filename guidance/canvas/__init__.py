@@ -2,6 +2,7 @@
 
 from guidance.canvas.base import Canvas, ParamGroup, VectorCanvas
 from guidance.canvas.drawing import Drawing
+from guidance.canvas.latents import Latents
 from guidance.canvas.raster import Gradients, Scene, cubics, rasterize
 from guidance.canvas.shapes import Shapes
 from guidance.canvas.strokes import Strokes
@@ -11,6 +12,7 @@ __all__ = [
     "Canvas",
     "Drawing",
     "Gradients",
+    "Latents",
     "ParamGroup",
     "Scene",
     "Shapes",

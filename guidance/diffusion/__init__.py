@@ -1,0 +1,1 @@
+"""Pretrained latent spaces of diffusers: loading them, and training a small one."""

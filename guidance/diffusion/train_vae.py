@@ -1,0 +1,156 @@
+"""Training a small variational autoencoder on captioned pictures: the embedded `tiny_vae`.
+
+As Rombach et al. (2022) train theirs, without the discriminator: L1, a perceptual distance (Zhang et al.
+2018; here between the features of an embedded CLIP), and a little of the KL divergence to a standard normal.
+"""
+
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from diffusers import AutoencoderKL
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from guidance.clip import Clip
+from guidance.clip.data import CaptionedPictures, Placement, choose, place
+from guidance.clip.features import image_features
+from guidance.clock import Clock
+from guidance.errors import InputError
+
+#: The stages of the CLIP's convolutional tower that the perceptual distance looks at.
+STAGES = (0, 1, 2)
+
+
+class VaeTrainee(nn.Module):
+    """An autoencoder in training, and the running mean of its weights."""
+
+    def __init__(self, vae: AutoencoderKL) -> None:
+        super().__init__()
+        self.vae = vae
+        self.mean_vae = deepcopy(vae).requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class VaeStep:
+    """What one step saw: the mean absolute error of pixels, the perceptual distance, and the KL divergence
+    in nats for each number of the latents."""
+
+    index: int
+    pixels: float
+    perceptual: float
+    kl: float
+
+
+def train_vae(
+    trainee: VaeTrainee,
+    pictures: CaptionedPictures,
+    judge: Clip,
+    clock: Clock,
+    optimizer: torch.optim.Optimizer,
+    *,
+    size: int,
+    batch: int,
+    lr: float,
+    perceptual: float,
+    kl: float,
+    precision: torch.dtype = torch.float32,
+) -> Iterator[VaeStep]:
+    """Train from step `clock.index` to `clock.steps`, yielding every step; all draws come from the clock.
+
+    A step sees `batch` pictures of `size` pixels a side on pages of which half are white. `kl` weighs the sum
+    over a latent against the sum over a picture, as Rombach et al. count. Raises InputError when there are
+    fewer pictures than a step needs.
+    """
+    device = next(trainee.parameters()).device
+    seen = (~pictures.held_out).float()
+    if not 1 <= batch <= seen.sum():
+        raise InputError(f"batch must be from 1 to the {seen.sum():.0f} pictures to train on, got {batch}")
+    while clock.index < clock.steps:
+        generator = clock.generator("train")
+        images = views(pictures, choose(seen, batch, generator), size, generator, device)
+        with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+            posterior = trainee.vae.encode(2 * images - 1).latent_dist
+            noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
+            decoded = trainee.vae.decode(posterior.mean + posterior.std * noise).sample
+        decoded = decoded.float() / 2 + 0.5
+        error = (decoded - images).abs().mean()
+        # Where it has no weight it is not computed, which takes a third of a step.
+        distance = perceptual_distance(judge, decoded, images).mean() if perceptual else torch.zeros(())
+        divergence = posterior.kl().float().sum()
+
+        warm_up = min(1.0, clock.index / (0.02 * clock.steps + 1))
+        for group in optimizer.param_groups:
+            group["lr"] = lr * warm_up * (1 + torch.cos(torch.tensor(torch.pi * clock.progress)).item()) / 2
+        optimizer.zero_grad()
+        (error + perceptual * distance + kl * divergence / images.numel()).backward()
+        nn.utils.clip_grad_norm_(trainee.vae.parameters(), 1.0)
+        optimizer.step()
+        with torch.no_grad():
+            decay = min(0.995, (1 + clock.index) / (10 + clock.index))
+            for mean, now in zip(trainee.mean_vae.parameters(), trainee.vae.parameters(), strict=True):
+                mean.lerp_(now, 1 - decay)
+        clock.index += 1
+        nats = divergence.item() / posterior.mean.numel()
+        yield VaeStep(clock.index - 1, error.item(), distance.item(), nats)
+
+
+def views(
+    pictures: CaptionedPictures,
+    rows: Int[Tensor, " n"],
+    size: int,
+    generator: torch.Generator,
+    device: torch.device,
+) -> Float[Tensor, "n 3 {size} {size}"]:
+    """Pictures from near and far, on random pages: a latent that is larger shows things from nearer."""
+    placement = Placement.draw(len(rows), generator, zoom=(0.6, 1.5), shift=0.15, white=0.5, device=device)
+    return place(pictures.rgba[rows].to(device), placement, size)
+
+
+def perceptual_distance(
+    clip: Clip, images: Float[Tensor, "n 3 h w"], targets: Float[Tensor, "n 3 h w"]
+) -> Float[Tensor, " n"]:
+    """Half the squared distance between unit feature vectors, mean over places and stages, in [0, 2].
+
+    LPIPS (Zhang et al. 2018) without its learned weights. The targets get no gradient.
+    """
+    _, ours = image_features(clip, images, STAGES)
+    with torch.no_grad():
+        _, theirs = image_features(clip, targets, STAGES)
+    pairs = zip(ours, theirs, strict=True)
+    return torch.stack([(1 - functional.cosine_similarity(u, v)).mean((1, 2)) for u, v in pairs]).mean(0)
+
+
+@torch.no_grad()
+def standardise_(vae: AutoencoderKL, images: Float[Tensor, "n 3 h w"]) -> None:
+    """Give every channel of the latents mean 0 and variance 1 over pictures, in place.
+
+    The shift and the scale go into the two 1×1 convolutions around the latent, so that the pictures stay as
+    they are and `scaling_factor` is 1.
+    """
+    means = torch.cat([vae.encode(2 * chunk - 1).latent_dist.mean for chunk in images.split(64)])
+    shift, scale = means.mean((0, 2, 3)), means.std((0, 2, 3))
+    inward, outward = vae.quant_conv, vae.post_quant_conv
+    # First come the channels of the mean, then those of the logarithm of the variance.
+    inward.weight /= torch.cat([scale, torch.ones_like(scale)])[:, None, None, None]
+    inward.bias.copy_(
+        torch.cat([(inward.bias[: len(scale)] - shift) / scale, inward.bias[len(scale) :] - 2 * scale.log()])
+    )
+    outward.bias += outward.weight[:, :, 0, 0] @ shift
+    outward.weight *= scale[:, None, None]
+    vae.register_to_config(scaling_factor=1.0)
+
+
+@torch.no_grad()
+def psnr(vae: AutoencoderKL, pictures: CaptionedPictures, which: Bool[Tensor, " n"], size: int) -> float:
+    """Peak signal-to-noise ratio in dB of whole pictures on white, over all pixels of those chosen."""
+    n = int(which.sum())
+    plain = Placement(torch.full((n,), 0.9), torch.zeros(n), torch.zeros(n, 2), torch.ones(n, 3))
+    device = next(vae.parameters()).device
+    errors = [
+        (vae.decode(vae.encode(2 * view - 1).latent_dist.mean).sample.clamp(-1, 1) - (2 * view - 1)) / 2
+        for view in place(pictures.rgba[which], plain, size).to(device).split(64)
+    ]
+    return -10 * torch.cat(errors).square().mean().log10().item()
