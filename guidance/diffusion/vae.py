@@ -17,14 +17,14 @@ from guidance.errors import InputError
 
 Precision = Literal["float32", "bfloat16"]
 
-#: Stable Diffusion 1's autoencoder in its own words, which a file of its weights does not say.
+#: Stable Diffusion 1's autoencoder, which a file of its weights does not tell.
 _SD1 = {
-    "ch": 128,
-    "ch_mult": [1, 2, 4, 4],
-    "num_res_blocks": 2,
-    "z_channels": 4,
-    "in_channels": 3,
-    "out_ch": 3,
+    "_class_name": "AutoencoderKL",
+    "block_out_channels": [128, 256, 512, 512],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "layers_per_block": 2,
+    "sample_size": 512,
 }
 
 
@@ -127,9 +127,9 @@ def load_vae(
 
     `name`: "tiny", the embedded one; "local-dir:path", a folder that diffusers wrote, of an AutoencoderKL, of
     a VQModel, or of a pipeline with one in `vae` or `vqvae`; "hf-hub:org/name" or
-    "hf-hub:org/name/subfolder", a repository; the path of a single .safetensors file, an AutoencoderKL as
-    diffusers or Stable Diffusion's authors write it (with its config.json beside it; without one it is taken
-    for Stable Diffusion 1's). Only "hf-hub:" touches the network. `precision`: of the weights and the
+    "hf-hub:org/name/subfolder", a repository; the path of a single .safetensors file, as diffusers
+    or Stable Diffusion's authors write it (with its config.json beside it; without one it is taken for Stable
+    Diffusion 1's). Only "hf-hub:" touches the network. `precision`: of the weights and the
     arithmetic; images and latents are float32 in both. `slicing` takes one picture at a time, `tiling` a
     piece of a picture, for less memory.
 
@@ -193,13 +193,10 @@ def _read_hub(rest: str) -> Any:
 
 
 def _read_pretrained(place: str, subfolder: str | None, *, local_files_only: bool) -> Any:
-    from diffusers import AutoencoderKL, VQModel
+    from diffusers import AutoencoderKL
 
     config = AutoencoderKL.load_config(place, subfolder=subfolder, local_files_only=local_files_only)
-    kind = config.get("_class_name")
-    if kind not in ("AutoencoderKL", "VQModel"):
-        raise InputError(f"{place} is a {kind}; give a folder of an AutoencoderKL or a VQModel")
-    model, report = (VQModel if kind == "VQModel" else AutoencoderKL).from_pretrained(
+    model, report = _kind(config, place).from_pretrained(
         place,
         subfolder=subfolder,
         use_safetensors=True,
@@ -213,15 +210,23 @@ def _read_pretrained(place: str, subfolder: str | None, *, local_files_only: boo
 
 
 def _read_file(path: Path) -> Any:
-    from diffusers import AutoencoderKL
+    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+    from safetensors.torch import load_file
 
-    if not os.path.isfile(path):
-        raise InputError(f"there is no file {path}; check the path")
-    options: dict[str, Any] = {"low_cpu_mem_usage": False, "local_files_only": True}
-    if os.path.isfile(path.with_name("config.json")):
-        kind = json.loads(path.with_name("config.json").read_text(encoding="utf-8")).get("_class_name")
-        if kind != "AutoencoderKL":
-            raise InputError(f"{path} is a {kind}; give its folder, as local-dir:{path.parent}")
-        return AutoencoderKL.from_single_file(str(path), config=str(path.parent), **options)
-    original = {"model": {"params": {"first_stage_config": {"params": {"ddconfig": _SD1}}}}}
-    return AutoencoderKL.from_single_file(str(path), original_config=original, **options)
+    tensors, beside = load_file(path), path.with_name("config.json")
+    config = json.loads(beside.read_text(encoding="utf-8")) if os.path.isfile(beside) else _SD1
+    model = _kind(config, str(path)).from_config(config)
+    if tensors.keys() != model.state_dict().keys():
+        tensors = convert_ldm_vae_checkpoint(tensors, model.config)
+    model.load_state_dict(tensors)
+    return model
+
+
+def _kind(config: dict[str, Any], place: str) -> Any:
+    """diffusers' class that a configuration is of."""
+    from diffusers import AutoencoderKL, VQModel
+
+    for kind in (AutoencoderKL, VQModel):
+        if config.get("_class_name") == kind.__name__:
+            return kind
+    raise InputError(f"{place} is a {config.get('_class_name')}; give an AutoencoderKL or a VQModel")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from guidance.canvas import Canvas, Drawing, Gradients, Scene, Shapes, Strokes, VectorCanvas
+from guidance.canvas import Canvas, Drawing, Gradients, Latents, Scene, Shapes, Strokes, VectorCanvas
 from guidance.clock import Clock, at
 from guidance.errors import InputError
 
@@ -33,11 +33,23 @@ def mixed(b: int, seed: int) -> Scene:
     )
 
 
+def decode(latents: torch.Tensor) -> torch.Tensor:
+    """A small generator with frozen weights: four channels mixed to three, smooth, at four times the size."""
+    weights = Clock().normal("decoder", 3, (4,))
+    large = torch.nn.functional.interpolate(latents, scale_factor=4, mode="bilinear")
+    return torch.einsum("oc,bchw->bohw", weights, large).sigmoid()
+
+
+def noise(b: int, seed: int) -> torch.Tensor:
+    return Clock(seed=seed).normal("latents", b, (4, 8, 8))
+
+
 #: (a canvas for a population of b with a seed, the mean absolute error it can fit a picture to)
 CANVASES: dict[str, tuple[Callable[[int, int], Canvas], float]] = {
     "strokes": (lambda b, seed: Strokes(48, 32, Clock(seed=seed), b=b, width=(2, 8)), 0.04),
     "drawing": (lambda b, seed: Drawing(mixed(b, seed), 32), 0.06),
     "shapes": (lambda b, seed: Shapes(48, 32, Clock(seed=seed), b=b), 0.04),
+    "latents": (lambda b, seed: Latents(decode, noise(b, seed), bounds=(-3.0, 3.0)), 0.06),
 }
 
 pytestmark = pytest.mark.parametrize(("make", "error"), CANVASES.values(), ids=CANVASES.keys())
