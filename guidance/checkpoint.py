@@ -4,29 +4,36 @@ There is no generator state, since every draw is a function of seed and position
 learning rate, since that is a function of progress (see `optimize`).
 """
 
+import os
 from copy import deepcopy
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from guidance.clock import Clock
 from guidance.errors import InputError
 from guidance.media import replacing
 
+#: Where a run's state is in its folder.
+STATE = Path("checkpoint", "state.safetensors")
+
 
 def save(
     path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, clock: Clock, seconds: float
 ) -> None:
     """Write the state between two steps, atomically; `seconds` is how long the run has taken so far."""
-    tensors = {f"module.{name}": tensor for name, tensor in module.state_dict().items()}
+    tensors = _named(module)
     for i, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{i}.{name}": value for name, value in state.items() if value is not None}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, {"index": str(clock.index), "seconds": str(seconds)})
+    _write(path, tensors, {"index": str(clock.index), "seconds": str(seconds)})
+
+
+def save_module(path: Path, module: nn.Module) -> None:
+    """Write the state of a canvas alone, atomically."""
+    _write(path, _named(module), {})
 
 
 def load(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, clock: Clock) -> float:
@@ -35,25 +42,11 @@ def load(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, clock:
     Raises InputError when the file is broken or was made by a run of another kind.
     """
     advice = "delete it to start this run from its beginning"
+    header, states, state = _read(path, advice)
     try:
-        with safe_open(path, "pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         index, seconds = int(header["index"]), float(header["seconds"])
-        states: dict[str, Tensor] = {}
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            part, rest = name.split(".", 1)
-            if part == "module":
-                states[rest] = tensor
-            else:
-                i, key = rest.split(".", 1)
-                state.setdefault(int(i), {})[key] = tensor
-    except SafetensorError as error:
-        raise InputError(f"the checkpoint {path} is broken ({error}); {advice}") from error
     except (KeyError, ValueError) as error:
         raise InputError(f"the checkpoint {path} was not written by a run ({error}); {advice}") from error
-
     if _shapes(states) != _shapes(module.state_dict()):
         raise InputError(f"the checkpoint {path} does not fit this {type(module).__name__}; {advice}")
     expected = _state_shapes(optimizer)
@@ -66,6 +59,60 @@ def load(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, clock:
     optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
     clock.index = index
     return seconds
+
+
+def load_module(path: Path, module: nn.Module) -> None:
+    """Put the state of a canvas alone, from a file that `save` or `save_module` wrote, into one like it.
+
+    Raises InputError when there is no such file, it is broken, or its canvas was another one.
+    """
+    advice = "start from another run, or from a picture"
+    if not path.is_file():
+        raise InputError(f"there is no run's state at {path}; {advice}")
+    _, states, _ = _read(path, advice)
+    own, got = _shapes(module.state_dict()), _shapes(states)
+    if own != got:
+        name = next(name for name in [*own, *got] if own.get(name) != got.get(name))
+        sides = [list(shapes[name]) if name in shapes else "none" for shapes in (got, own)]
+        raise InputError(
+            f"the state {path} does not fit this {type(module).__name__}, which needs {name} {sides[1]},"
+            f" got {sides[0]}; {advice}"
+        )
+    module.load_state_dict(states)
+
+
+def _named(module: nn.Module) -> dict[str, Tensor]:
+    return {f"module.{name}": tensor for name, tensor in module.state_dict().items()}
+
+
+def _write(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
+    data = to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, header)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())  # some file systems find only then that they are full
+
+
+def _read(path: Path, advice: str) -> tuple[dict[str, str], dict[str, Tensor], dict[int, dict[str, Tensor]]]:
+    """What a file says of itself, a module's state and, by numbers of parameters, an optimizer's."""
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        states: dict[str, Tensor] = {}
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            part, rest = name.split(".", 1)
+            if part == "module":
+                states[rest] = tensor
+            else:
+                i, key = rest.split(".", 1)
+                state.setdefault(int(i), {})[key] = tensor
+    except SafetensorError as error:
+        raise InputError(f"the checkpoint {path} is broken ({error}); {advice}") from error
+    except ValueError as error:
+        raise InputError(f"the checkpoint {path} was not written by a run ({error}); {advice}") from error
+    return header, states, state
 
 
 def _shapes(tensors: dict[str, Tensor]) -> dict[str, torch.Size]:

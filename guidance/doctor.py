@@ -126,12 +126,12 @@ def _film() -> str:
     import torch
     from imageio_ffmpeg import get_ffmpeg_version
 
-    from guidance import media
+    from guidance.film import write_film
+    from guidance.media import jpeg
 
     with tempfile.TemporaryDirectory() as folder:
-        frame, film = Path(folder, "0.jpg"), Path(folder, "film.mp4")
-        media.write_jpeg(frame, torch.zeros(1, 3, 16, 16))
-        media.write_film(film, [frame])
+        film = Path(folder, "film.mp4")
+        write_film(film, [jpeg(torch.zeros(1, 3, 16, 16))])
         return f"ffmpeg {get_ffmpeg_version()} wrote {film.stat().st_size} bytes"
 
 

@@ -1,7 +1,11 @@
 """The one exception for what a user got wrong; everything else that is raised is a defect of ours."""
 
+import errno
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+#: The numbers of the OSErrors that a full disk, a quota and a limit of a file's size give.
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class InputError(ValueError):

@@ -1,4 +1,4 @@
-"""Pictures and films, read from and written to files.
+"""Pictures, read from and written to files.
 
 Inside the package an image is a float32 tensor `[b, 3, h, w]`, sRGB in [0, 1]; here is where files become
 such tensors and tensors become files. Every file is written beside its place and renamed, so that nobody ever
@@ -7,9 +7,8 @@ meets half of one.
 
 import io
 import os
-import subprocess
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from math import ceil, sqrt
 from pathlib import Path
@@ -111,35 +110,11 @@ def read_text(path: Path | str) -> dict[str, str]:
         return {str(keyword): str(value) for keyword, value in file.info.items() if isinstance(value, str)}
 
 
-def write_jpeg(path: Path, image: Float[Tensor, "1 3 h w"]) -> None:
-    """Write a JPEG without visible loss, atomically: a frame of a film, a few times quicker than a PNG."""
-    with replacing(path) as temporary:
-        _picture(image).save(temporary, "jpeg", quality=95, subsampling=0)
-
-
-def write_film(path: Path, frames: Sequence[Path], *, fps: int = 25, hold: float = 1.5) -> None:
-    """Write JPEG files of one size as an H.264 film (mp4, yuv420p, even sides), atomically.
-
-    `hold` is how many seconds the last frame stays. Raises RuntimeError with ffmpeg's words when it fails.
-    """
-    from imageio_ffmpeg import get_ffmpeg_exe
-
-    stream = io.BytesIO()
-    for frame in frames:
-        stream.write(frame.read_bytes())
-    # JPEG's colours are full-range BT.601; every player understands limited-range BT.709, if told.
-    colours = "scale=in_range=pc:out_range=tv:out_color_matrix=bt709,format=yuv420p"
-    tags = ["-color_range", "tv", "-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
-    filters = f"tpad=stop_mode=clone:stop_duration={hold},pad=ceil(iw/2)*2:ceil(ih/2)*2,{colours}"
-    source = ["-f", "image2pipe", "-c:v", "mjpeg", "-framerate", str(fps), "-i", "-"]
-    target = ["-vf", filters, "-c:v", "libx264", "-crf", "18", *tags, "-movflags", "+faststart", "-f", "mp4"]
-    with replacing(path) as temporary:
-        command = [get_ffmpeg_exe(), "-v", "error", "-y", *source, *target, str(temporary)]
-        done = subprocess.run(command, input=stream.getbuffer(), capture_output=True)
-        if done.returncode:
-            raise RuntimeError(
-                f"ffmpeg could not write {path}: {done.stderr.decode(errors='replace').strip()}"
-            )
+def jpeg(image: Float[Tensor, "1 3 h w"]) -> bytes:
+    """A JPEG without visible loss: a frame of a film, a few times quicker than a PNG."""
+    data = io.BytesIO()
+    _picture(image).save(data, "jpeg", quality=95, subsampling=0)
+    return data.getvalue()
 
 
 def sheet(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "1 3 H W"]:

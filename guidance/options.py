@@ -32,6 +32,28 @@ Precision = Annotated[
         help="Of the model's arithmetic: float32, or bfloat16, which is quicker where there is support."
     ),
 ]
+Start = Annotated[
+    Path | None,
+    Parameter(
+        help="What to start from instead of noise: a picture, or the folder of a run on the same canvas."
+    ),
+]
+Film = Annotated[
+    Literal["mp4", "gif", "webp", "none"], Parameter(help="The film of how the picture came about.")
+]
+Metadata = Annotated[
+    bool, Parameter(help="Whether pictures and films say how they were made, the prompt for one.")
+]
+OnNan = Annotated[
+    Literal["stop", "smaller"],
+    Parameter(
+        help="When a loss is not a number: stop at the last good state, or take the step again, smaller."
+    ),
+]
+Report = Annotated[
+    bool,
+    Parameter(help="Whether metrics.jsonl tells how long and how alike the gradients of the losses are."),
+]
 Output = Annotated[Path, Parameter(help="The folder of all runs.")]
 Resume = Annotated[
     Path | None, Parameter(help="The folder of a run to go on with, which must have the same settings.")

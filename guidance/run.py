@@ -2,95 +2,90 @@
 
 outputs/<recipe>/<prompt>-<seed>/
     final.png  final.svg  timelapse.mp4     the best of the population
-    sheet.png                               all of it, if it is more than one
+    sheet.png  members/0.png  0.svg ...     all of it, if it is more than one
     run.json  metrics.jsonl                 settings, versions, status, scores; the losses of every step
-    checkpoint/                             the state to go on from, the frames of the film so far, a lock
+    checkpoint/                             the state to go on from, what it started from, the frames of the
+                                            film so far, a lock
 """
 
-import itertools
 import json
-import os
 import platform
 import re
 import shlex
 import shutil
 import signal
-import sqlite3
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from guidance import __version__, checkpoint, media
+from guidance import __version__, checkpoint, film, media, metadata
 from guidance.canvas.base import Canvas, VectorCanvas
-from guidance.clock import Clock
-from guidance.errors import InputError
-from guidance.optimization import Step
+from guidance.clock import Clock, Schedule
+from guidance.errors import FULL_DISK, InputError
+from guidance.folder import alone, check_writable, new_folder, plain, recorded
+from guidance.optimization import Loss, Step, adam, optimize
 from guidance.progress import progress
 from guidance.shipped import recipes
+from guidance.starting import start_from
 
 #: Time between two checkpoints: a run that is killed loses about this much.
 CHECKPOINT_SECONDS = 5.0
-#: A film has about this many frames, whatever the number of steps: six seconds.
-FRAMES = 150
-
-
-def recorded(folder: Path) -> dict:
-    """What run.json in a run's folder says; raises InputError when there is none or it is broken."""
-    path = folder / "run.json"
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"no run in {folder}: cannot read {path} ({error.strerror})") from error
-    except ValueError as error:
-        raise InputError(f"no run in {folder}: {path} is broken ({error}); start a new run") from error
-    kinds = {"recipe": str, "settings": dict, "versions": dict, "status": str}
-    if not isinstance(facts, dict) or not all(isinstance(facts.get(name), kinds[name]) for name in kinds):
-        raise InputError(f"no run in {folder}: {path} was not written by a run; start a new one")
-    return facts
 
 
 class Run:
     """One run of a recipe: its folder, checkpoints, film, metrics and final files.
 
-    A recipe makes it from its file and its arguments, which hold `prompt`, `seed`, `output` and `resume`,
-    wraps its steps into `track` and ends with `finish`:
+    A recipe makes it from its file and its arguments, lets it take the steps and ends with `finish`:
 
         run = Run(__file__, locals())
-        for step in run.track(optimize(canvas, losses, clock, optimizer), canvas, optimizer, clock):
+        run.start(canvas)
+        for step in run.optimize(canvas, {"clip": loss}, clock):
             ...
         run.finish(canvas, scores)
+
+    The arguments hold `prompt`, `seed`, `output` and `resume`. Of the others these are the run's: `film`
+    ("mp4", "gif", "webp" or "none"), `metadata` (whether pictures say how they were made), `start` (what
+    `start` starts from), `on_nan` and `report` (as `optimize` has them).
 
     Nothing is written before the first step. Raises InputError when the folder cannot be written, and when
     the run to resume is finished, is none, or had other settings.
     """
 
     def __init__(self, recipe: str, arguments: Mapping[str, object]) -> None:
-        settings = {name: plain(value) for name, value in arguments.items() if name != "resume"}
+        settings: dict[str, Any] = {
+            name: plain(value) for name, value in arguments.items() if name != "resume"
+        }
         for name, value in settings.items():
             try:
                 json.dumps(value, ensure_ascii=False).encode()
             except UnicodeEncodeError as error:
                 raise InputError(f"{name} is not valid UTF-8, got {value!r}; type it again") from error
+        self._film = settings.get("film", "mp4")
+        if self._film not in film.KINDS:
+            raise InputError(f"film must be one of {', '.join(film.KINDS)}, got {self._film!r}")
+        self._settings = settings
         path = Path(recipe).resolve()
         self._name = path.stem
         self._resumes = arguments["resume"] is not None
         self._interrupted = False
+        self._started: Canvas | None = None
         self._seconds = 0.0
         if self._resumes:
             self.folder = Path(str(arguments["resume"]))
             self._facts = recorded(self.folder)
             _check_same(self.folder, self._facts, settings)
-            _check_writable(self.folder)
+            check_writable(self.folder)
         else:
             place = Path(str(settings["output"])) / self._name
             slug = re.sub(r"[\W_]+", "-", str(settings["prompt"]).lower()).strip("-")[:40].strip("-")
@@ -102,7 +97,32 @@ class Run:
                 "versions": _versions(),
                 "started": datetime.now().astimezone().isoformat(timespec="seconds"),
             }
-            _check_writable(place)
+            check_writable(place)
+
+    def start(self, canvas: Canvas) -> None:
+        """Bring the canvas to what the argument `start` names, as `start_from` does, if it names anything.
+
+        A resumed run starts from a copy in its own folder, so that it does not need that again. Whatever is
+        made of the canvas's beginning, such as a loss, comes after this.
+        """
+        if self._resumes and self._start_file.exists():
+            checkpoint.load_module(self._start_file, canvas)
+        elif self._settings.get("start") is not None:
+            start_from(canvas, str(self._settings["start"]))
+            self._started = canvas
+
+    def optimize(
+        self,
+        canvas: Canvas,
+        losses: Mapping[str, Loss | tuple[Schedule, Loss]],
+        clock: Clock,
+        optimizer: torch.optim.Optimizer | None = None,
+    ) -> Iterator[Step]:
+        """Take the steps of `guidance.optimize` with the run's own arguments for it, and `track` them."""
+        optimizer = optimizer or adam(canvas)
+        on_nan, report = self._settings.get("on_nan", "stop"), self._settings.get("report", False)
+        steps = optimize(canvas, losses, clock, optimizer, on_nan=on_nan, report=report)
+        return self.track(steps, canvas, optimizer, clock)
 
     def track(
         self, steps: Iterator[Step], canvas: Canvas, optimizer: torch.optim.Optimizer, clock: Clock
@@ -113,9 +133,11 @@ class Run:
         A FloatingPointError of the steps is passed on, after the last good state is saved.
         """
         if not self._resumes:
-            self.folder = _new_folder(self.folder)
-        self._frames.mkdir(parents=True, exist_ok=True)
-        with _alone(self.folder):
+            self.folder = new_folder(self.folder)
+        self._start_file.parent.mkdir(exist_ok=True)
+        with alone(self.folder), self._full_disk_told():
+            if self._started is not None:
+                checkpoint.save_module(self._start_file, self._started)
             yield from self._record(steps, canvas, optimizer, clock)
 
     def _record(
@@ -134,10 +156,9 @@ class Run:
             (self.folder / "metrics.jsonl").open("a", encoding="utf-8", buffering=1) as metrics,
         ):
             for step in progress(steps, clock):
-                losses = {name: loss.tolist() for name, loss in step.losses.items()}
-                metrics.write(json.dumps({"step": step.index, **losses}) + "\n")
-                if step.index * FRAMES // step.total > (step.index - 1) * FRAMES // step.total:
-                    self._film(step.index, step.image)
+                metrics.write(json.dumps(_metrics(step)) + "\n")
+                if self._film != "none" and film.shows(step.index, step.total):
+                    film.keep(self._frames, step.image, step.index)
                 yield step
                 self._seconds = time.monotonic() - began
                 if self._interrupted:
@@ -151,39 +172,69 @@ class Run:
     def finish(self, canvas: Canvas, scores: Float[Tensor, "b"] | None = None, *, size: int = 1024) -> Path:
         """Write the final files, of the member with the highest score; returns the folder.
 
-        A vector canvas is rendered at `size` pixels for final.png. Raises KeyboardInterrupt, after
-        everything is written, if Ctrl-C ended the run.
+        A vector canvas is rendered at `size` pixels for its PNG. Raises KeyboardInterrupt, after everything
+        is written, if Ctrl-C ended the run.
         """
-        images = canvas()
-        best = 0 if scores is None else int(scores.argmax())
-        final = images[best : best + 1]
-        if isinstance(canvas, VectorCanvas):
-            media.write_text(
-                self.folder / "final.svg", canvas.svg(best, str(self._facts["settings"]["prompt"]))
-            )
-            final = canvas(size, best)
-        media.write_png(self.folder / "final.png", final, self._png_text())
-        if len(images) > 1:
-            media.write_png(self.folder / "sheet.png", media.sheet(images), self._png_text())
-        self._film(sys.maxsize, images)
-        media.write_film(self.folder / "timelapse.mp4", sorted((self._frames / str(best)).glob("*.jpg")))
-
-        if scores is not None:
-            self._facts |= {"scores": scores.tolist(), "best": best}
-        self._describe("interrupted" if self._interrupted else "finished")
+        with self._full_disk_told():
+            images = canvas()
+            best = 0 if scores is None else int(scores.argmax())
+            several = len(images) > 1
+            self._write(self.folder / "final", canvas, images, best, size)
+            if several:
+                (self.folder / "members").mkdir(exist_ok=True)
+                for member in range(len(images)):
+                    self._write(self.folder / "members" / str(member), canvas, images, member, size)
+                facts = self._said()
+                text = None if facts is None else metadata.for_png(facts)
+                media.write_png(self.folder / "sheet.png", media.sheet(images), text)
+            if self._film != "none":
+                self._write_film(images, best)
+            if scores is not None:
+                self._facts |= {"scores": scores.tolist(), "best": best}
+            self._describe("interrupted" if self._interrupted else "finished")
         if self._interrupted:
             self._tell_how_to_go_on()
             raise KeyboardInterrupt
-        shutil.rmtree(self._frames)
+        shutil.rmtree(self._frames, ignore_errors=True)
         return self.folder
+
+    def _write(self, stem: Path, canvas: Canvas, images: Tensor, member: int, size: int) -> None:
+        """One member of the population as a PNG and, if it is a drawing, as an SVG."""
+        facts = self._said(member if len(images) > 1 else None)
+        image = images[member : member + 1]
+        if isinstance(canvas, VectorCanvas):
+            title = None if facts is None else str(self._settings["prompt"])
+            about = None if facts is None else metadata.for_svg(facts)
+            media.write_text(stem.with_suffix(".svg"), canvas.svg(member, title, about))
+            image = canvas(size, member)
+        media.write_png(stem.with_suffix(".png"), image, None if facts is None else metadata.for_png(facts))
+
+    def _write_film(self, images: Tensor, member: int) -> None:
+        film.keep(self._frames, images, sys.maxsize)
+        facts = self._said(member if len(images) > 1 else None)
+        frames = (path.read_bytes() for path in film.kept(self._frames, member))
+        tags = None if facts is None else metadata.for_film(facts)
+        film.write_film(self.folder / f"timelapse.{self._film}", frames, tags)
+
+    def _said(self, member: int | None = None) -> dict | None:
+        """What a picture says of how it was made; None if it is to say nothing."""
+        if not self._settings.get("metadata", True):
+            return None
+        settings = {name: value for name, value in self._facts["settings"].items() if name != "output"}
+        facts = {"recipe": self._name, "settings": settings, "versions": self._facts["versions"]}
+        return facts if member is None else facts | {"member": member}
 
     @property
     def _checkpoint(self) -> Path:
-        return self.folder / "checkpoint" / "state.safetensors"
+        return self.folder / checkpoint.STATE
+
+    @property
+    def _start_file(self) -> Path:
+        return self._checkpoint.with_name("start.safetensors")
 
     @property
     def _frames(self) -> Path:
-        return self.folder / "checkpoint" / "frames"
+        return self._checkpoint.with_name("frames")
 
     def _restore(self, canvas: Canvas, optimizer: torch.optim.Optimizer, clock: Clock) -> None:
         """Load the checkpoint, if there is one, and drop what was recorded after it."""
@@ -191,33 +242,15 @@ class Run:
             self._seconds = checkpoint.load(self._checkpoint, canvas, optimizer, clock)
         for half_written in self.folder.rglob(".*.tmp"):
             half_written.unlink()
-        for frame in self._frames.glob("*/*.jpg"):
-            if int(frame.stem) >= clock.index:
-                frame.unlink()
+        film.forget(self._frames, clock.index)
         metrics = self.folder / "metrics.jsonl"
         if metrics.exists():
             lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
             media.write_text(metrics, "".join(lines[: clock.index]))
 
-    def _film(self, index: int, images: Float[Tensor, "b 3 h w"]) -> None:
-        # Every member has its film, since the best is known at the end only; a frame takes about 2 ms.
-        for member, image in enumerate(images):
-            folder = self._frames / str(member)
-            folder.mkdir(exist_ok=True)
-            media.write_jpeg(folder / f"{index:020}.jpg", image[None])
-
     def _describe(self, status: str) -> None:
         facts = self._facts | {"status": status, "seconds": round(self._seconds, 2)}
         media.write_text(self.folder / "run.json", json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
-
-    def _png_text(self) -> dict[str, str]:
-        settings = {name: value for name, value in self._facts["settings"].items() if name != "output"}
-        facts = {"recipe": self._name, "settings": settings, "versions": self._facts["versions"]}
-        return {
-            "Description": settings["prompt"],
-            "Software": f"clip-guidance {__version__}",
-            "guidance": json.dumps(facts, ensure_ascii=False),
-        }
 
     def _tell_how_to_go_on(self) -> None:
         own = [] if self._facts["recipe"] == self._name else ["--recipe", self._facts["recipe"]]
@@ -233,6 +266,16 @@ class Run:
             save()
             self._describe("failed")
             self._tell_how_to_go_on()
+            raise
+
+    @contextmanager
+    def _full_disk_told(self) -> Iterator[None]:
+        """Say how to go on once there is space again: from the last checkpoint, which is whole."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno in FULL_DISK:
+                self._tell_how_to_go_on()
             raise
 
     @contextmanager
@@ -255,9 +298,15 @@ class Run:
             signal.signal(signal.SIGINT, previous)
 
 
-def plain(value: object) -> object:
-    """The value as JSON gives it back, and paths, which it has not, as strings."""
-    return json.loads(json.dumps(value, default=str))
+def _metrics(step: Step) -> dict[str, object]:
+    """A line of metrics.jsonl."""
+    line: dict[str, object] = {"step": step.index}
+    line |= {name: loss.tolist() for name, loss in step.losses.items()}
+    if step.report is not None:
+        norms = {name: norm.tolist() for name, norm in step.report.norms.items()}
+        cosines = {" ~ ".join(pair): cosine.tolist() for pair, cosine in step.report.cosines.items()}
+        line["report"] = {"gradient norms": norms, "cosines": cosines}
+    return line
 
 
 def _versions() -> dict[str, str]:
@@ -273,42 +322,3 @@ def _check_same(folder: Path, facts: dict, settings: dict[str, object]) -> None:
             raise InputError(
                 f"the run in {folder} has {name} {value!r}, got {settings.get(name)!r}; leave it out"
             )
-
-
-def _check_writable(folder: Path) -> None:
-    """Look before anything is computed; the nearest folder that exists decides."""
-    # os.path and not Path, whose methods raise for names that are too long and folders closed to us.
-    there = next(parent for parent in [folder, *folder.absolute().parents] if os.path.exists(parent))
-    if not os.path.isdir(there) or not os.access(there, os.W_OK | os.X_OK):
-        raise InputError(f"cannot write to {folder}: {there} is not a writable folder; choose another output")
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a run's folder; the lock is SQLite's, which the system frees after a kill.
-
-    Raises InputError when another process has it.
-    """
-    path = folder / "checkpoint" / "lock"
-    with closing(sqlite3.connect(path, timeout=0, check_same_thread=False)) as lock:
-        try:
-            lock.execute("BEGIN EXCLUSIVE")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
-                raise InputError(f"another process works on the run in {folder}; wait for its end") from error
-            # Some network file systems have no locks.
-        yield
-
-
-def _new_folder(wanted: Path) -> Path:
-    """Make the folder, or the first of `wanted-2`, `wanted-3`, ... that nobody else has made."""
-    try:
-        wanted.parent.mkdir(parents=True, exist_ok=True)
-        for count in itertools.count(1):
-            folder = wanted if count == 1 else wanted.with_name(f"{wanted.name}-{count}")
-            with suppress(FileExistsError):
-                folder.mkdir()
-                break
-    except OSError as error:
-        raise InputError(f"cannot make {wanted} ({error.strerror}); choose another output") from error
-    return folder

@@ -20,6 +20,11 @@ def main(
     best_of: options.BestOf = 1,
     device: options.Device = "auto",
     precision: options.Precision = "float32",
+    start: options.Start = None,
+    on_nan: options.OnNan = "stop",
+    report: options.Report = False,
+    film: options.Film = "mp4",
+    metadata: options.Metadata = True,
     output: options.Output = Path("outputs"),
     resume: options.Resume = None,
 ) -> Path:
@@ -54,11 +59,11 @@ def main(
         )
         views = g.Crops.calm(clock, crops)
     canvas.to(where)
+    run.start(canvas)
 
     guides = g.load_guides(clip, device=where, precision=precision)
     losses = g.clip_losses(guides, prompts, views)
-    optimizer = g.adam(canvas)
-    for _ in run.track(g.optimize(canvas, losses, clock, optimizer), canvas, optimizer, clock):
+    for _ in run.optimize(canvas, losses, clock):
         pass
 
     return run.finish(canvas, scores=g.guide_score(guides, prompts, canvas()))

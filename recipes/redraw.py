@@ -17,6 +17,10 @@ def main(
     crops: options.Crops = 8,
     device: options.Device = "auto",
     precision: options.Precision = "float32",
+    on_nan: options.OnNan = "stop",
+    report: options.Report = False,
+    film: options.Film = "mp4",
+    metadata: options.Metadata = True,
     output: options.Output = Path("outputs"),
     resume: options.Resume = None,
 ) -> Path:
@@ -37,8 +41,7 @@ def main(
     views = g.Crops.calm(clock, crops)
     guides = g.load_guides(clip, device=where, precision=precision)
     losses = g.clip_losses(guides, prompts, views)
-    optimizer = g.adam(canvas)
-    for _ in run.track(g.optimize(canvas, losses, clock, optimizer), canvas, optimizer, clock):
+    for _ in run.optimize(canvas, losses, clock):
         pass
 
     return run.finish(canvas, scores=g.guide_score(guides, prompts, canvas()))

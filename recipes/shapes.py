@@ -18,6 +18,11 @@ def main(
     best_of: options.BestOf = 1,
     device: options.Device = "auto",
     precision: options.Precision = "float32",
+    start: options.Start = None,
+    on_nan: options.OnNan = "stop",
+    report: options.Report = False,
+    film: options.Film = "mp4",
+    metadata: options.Metadata = True,
     output: options.Output = Path("outputs"),
     resume: options.Resume = None,
 ) -> Path:
@@ -34,12 +39,12 @@ def main(
     # Like the strokes of clipdraw, the shapes begin nearly invisible.
     canvas = g.Shapes(paths, size, clock, b=best_of, radius=(0.03, 0.12), opacity=(0.0, 0.1))
     canvas.to(where)
+    run.start(canvas)
 
     views = g.Crops.calm(clock, crops)
     guides = g.load_guides(clip, device=where, precision=precision)
     losses = g.clip_losses(guides, prompts, views)
-    optimizer = g.adam(canvas)
-    for _ in run.track(g.optimize(canvas, losses, clock, optimizer), canvas, optimizer, clock):
+    for _ in run.optimize(canvas, losses, clock):
         pass
 
     return run.finish(canvas, scores=g.guide_score(guides, prompts, canvas()))

@@ -29,7 +29,8 @@ def test_a_drawing_is_gone_on_from_with_the_settings_of_the_command(tmp_path: Pa
     assert settings["drawing"] == str(source)
     # What a resume is called with: nothing but arguments of the recipe.
     options = {"steps", "size", "seed", "clip", "crops", "device", "precision", "output"}
-    assert settings.keys() == {"drawing", "prompt", *options}
+    of_the_run = {"on_nan", "report", "film", "metadata"}
+    assert settings.keys() == {"drawing", "prompt", *options, *of_the_run}
 
 
 @pytest.mark.parametrize("content", [None, "no svg", "<svg/>"])

@@ -1,4 +1,4 @@
-"""Pictures and films against Pillow, and against what ffmpeg decodes."""
+"""Pictures against Pillow."""
 
 import struct
 import zlib
@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from imageio_ffmpeg import count_frames_and_secs, read_frames
 from PIL import Image
 
 from guidance import media
@@ -109,30 +108,6 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
         fail_halfway()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_film_is_its_frames_then_the_last_held(tmp_path: Path) -> None:
-    colours = [RED, GREEN, (0.0, 0.0, 1.0)]
-    frames = [tmp_path / f"{i}.jpg" for i in range(3)]
-    for path, rgb in zip(frames, colours, strict=True):
-        media.write_jpeg(path, torch.tensor(rgb).view(1, 3, 1, 1).expand(1, 3, 33, 47))
-    film = tmp_path / "film.mp4"
-    media.write_film(film, frames, fps=10, hold=0.5)
-    assert count_frames_and_secs(str(film))[0] == 3 + 5
-    reader = read_frames(str(film))
-    facts = next(reader)
-    assert facts["size"] == (48, 34)
-    assert (facts["codec"], facts["pix_fmt"].split("(")[0]) == ("h264", "yuv420p")
-    seen = [np.frombuffer(frame, np.uint8).reshape(34, 48, 3)[16, 16] / 255 for frame in reader]
-    for picture, rgb in zip(seen, [*colours, *[colours[-1]] * 5], strict=True):
-        assert np.abs(picture - rgb).max() < 0.06
-
-
-def test_a_film_that_cannot_be_made_says_why(tmp_path: Path) -> None:
-    (tmp_path / "0.jpg").write_bytes(b"no jpeg")
-    with pytest.raises(RuntimeError, match=r"film\.mp4: .+"):
-        media.write_film(tmp_path / "film.mp4", [tmp_path / "0.jpg"])
-    assert not list(tmp_path.glob("*film*"))
 
 
 def test_sheet_places_images_in_rows() -> None:

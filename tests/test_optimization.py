@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from guidance.canvas.base import Canvas, ParamGroup
 from guidance.clock import Clock, Schedule, linear
-from guidance.optimization import Step, adam, fit, optimize
+from guidance.optimization import Step, adam, optimize
 
 
 class Flat(Canvas):
@@ -125,12 +125,6 @@ def test_what_is_not_finite_is_named_and_changes_nothing(loss: Callable[[Tensor]
 def test_a_loss_must_give_a_number_for_each_image() -> None:
     with pytest.raises(ValueError, match=r"loss 'mean' must give \[2\] numbers, got \[\]"):
         next(optimize(Flat([0.1, 0.2]), {"mean": lambda image: image.mean()}, Clock(1)))
-
-
-def test_fit_reaches_the_picture() -> None:
-    canvas = Flat([0.1, 0.9])
-    fit(canvas, torch.full((1, 3, 8, 8), 0.6), Clock(steps=200))
-    assert canvas()[:, 0, 0, 0].tolist() == pytest.approx([0.6, 0.6], abs=0.01)
 
 
 def test_a_step_is_frozen() -> None:

@@ -64,9 +64,9 @@ class VectorCanvas(Canvas):
         scene = self.scene() if member is None else self.scene().member(member)
         return rasterize(scene, self.size if size is None else size)
 
-    def svg(self, member: int = 0, title: str | None = None) -> str:
+    def svg(self, member: int = 0, title: str | None = None, metadata: str | None = None) -> str:
         """One drawing as an SVG document of the canvas's own size, which any viewer shows like our picture.
 
-        `title` is free text, such as the prompt.
+        `title` is free text, such as the prompt; `metadata` is XML for the element of that name.
         """
-        return to_svg(self.scene(), self.size, member=member, title=title)
+        return to_svg(self.scene(), self.size, member=member, title=title, metadata=metadata)

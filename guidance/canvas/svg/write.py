@@ -20,11 +20,19 @@ TOLERANCE = 0.02
 FLATTEST = 1e-3
 
 
-def to_svg(scene: Scene, size: int | tuple[int, int], *, member: int = 0, title: str | None = None) -> str:
+def to_svg(
+    scene: Scene,
+    size: int | tuple[int, int],
+    *,
+    member: int = 0,
+    title: str | None = None,
+    metadata: str | None = None,
+) -> str:
     """One member of the scene's population as an SVG of `size` pixels, in painting order.
 
     `size` is the width of a square or (height, width). Any viewer shows what `rasterize(scene, size)` does;
-    without a background the document is transparent. `title` is free text, such as the prompt.
+    without a background the document is transparent. `title` is free text, such as the prompt; `metadata` is
+    XML for the element of that name, well-formed and escaped.
 
     SVG's strokes have one width. A path whose width varies becomes the outline of its stroke: of the union of
     the discs along it, as discs and the quadrilaterals that join them, within 0.02 pixels. A gradient whose
@@ -42,7 +50,9 @@ def to_svg(scene: Scene, size: int | tuple[int, int], *, member: int = 0, title:
         f' width="{width}" height="{height}">',
     ]
     if title:
-        lines.append(f"<title>{escape(_printable(title))}</title>")
+        lines.append(f"<title>{escape(printable(title))}</title>")
+    if metadata:
+        lines.append(f"<metadata>\n{metadata}\n</metadata>")
     names = {}
     if scene.gradients is not None:
         names = {int(path): f"url(#g{path})" for path in scene.gradients.paths}
@@ -188,8 +198,8 @@ def _rgb(colour: list[float]) -> str:
     return f"rgb({', '.join(f'{100 * channel:.2f}%' for channel in colour)})"
 
 
-def _printable(text: str) -> str:
-    """The text without the control characters that XML forbids."""
+def printable(text: str) -> str:
+    """The text without the characters that XML forbids, most of them control characters."""
     return "".join(
         c
         for c in text

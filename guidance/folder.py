@@ -1,0 +1,70 @@
+"""The folder of a run: new, found again, locked, and what run.json in it says."""
+
+import itertools
+import json
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+from guidance.errors import InputError
+
+
+def recorded(folder: Path) -> dict:
+    """What run.json in a run's folder says; raises InputError when there is none or it is broken."""
+    path = folder / "run.json"
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"no run in {folder}: cannot read {path} ({error.strerror})") from error
+    except ValueError as error:
+        raise InputError(f"no run in {folder}: {path} is broken ({error}); start a new run") from error
+    kinds = {"recipe": str, "settings": dict, "versions": dict, "status": str}
+    if not isinstance(facts, dict) or not all(isinstance(facts.get(name), kinds[name]) for name in kinds):
+        raise InputError(f"no run in {folder}: {path} was not written by a run; start a new one")
+    return facts
+
+
+def plain(value: object) -> object:
+    """The value as JSON gives it back, and paths, which it has not, as strings."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def check_writable(folder: Path) -> None:
+    """Look before anything is computed; the nearest folder that exists decides."""
+    # os.path and not Path, whose methods raise for names that are too long and folders closed to us.
+    there = next(parent for parent in [folder, *folder.absolute().parents] if os.path.exists(parent))
+    if not os.path.isdir(there) or not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"cannot write to {folder}: {there} is not a writable folder; choose another output")
+
+
+def new_folder(wanted: Path) -> Path:
+    """Make the folder, or the first of `wanted-2`, `wanted-3`, ... that nobody else has made."""
+    try:
+        wanted.parent.mkdir(parents=True, exist_ok=True)
+        for count in itertools.count(1):
+            folder = wanted if count == 1 else wanted.with_name(f"{wanted.name}-{count}")
+            with suppress(FileExistsError):
+                folder.mkdir()
+                break
+    except OSError as error:
+        raise InputError(f"cannot make {wanted} ({error.strerror}); choose another output") from error
+    return folder
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a run's folder; the lock is SQLite's, which the system frees after a kill.
+
+    Raises InputError when another process has it.
+    """
+    path = folder / "checkpoint" / "lock"
+    with closing(sqlite3.connect(path, timeout=0, check_same_thread=False)) as lock:
+        try:
+            lock.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+                raise InputError(f"another process works on the run in {folder}; wait for its end") from error
+            # Some network file systems have no locks.
+        yield
