@@ -21,7 +21,10 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from guidance.canvas.base import Canvas, VectorCanvas
     from guidance.canvas.drawing import Drawing
+    from guidance.canvas.fourier import Fourier
     from guidance.canvas.latents import Latents
+    from guidance.canvas.palette import Palette, read_palette
+    from guidance.canvas.pixels import Pixels
     from guidance.canvas.raster import Gradients, Scene, cubics, rasterize
     from guidance.canvas.shapes import Shapes
     from guidance.canvas.strokes import Strokes
@@ -63,7 +66,10 @@ if TYPE_CHECKING:
 _HOMES = {
     "guidance.canvas.base": ["Canvas", "VectorCanvas"],
     "guidance.canvas.drawing": ["Drawing"],
+    "guidance.canvas.fourier": ["Fourier"],
     "guidance.canvas.latents": ["Latents"],
+    "guidance.canvas.palette": ["Palette", "read_palette"],
+    "guidance.canvas.pixels": ["Pixels"],
     "guidance.canvas.raster": ["Gradients", "Scene", "cubics", "rasterize"],
     "guidance.canvas.shapes": ["Shapes"],
     "guidance.canvas.strokes": ["Strokes"],

@@ -5,7 +5,19 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from guidance.canvas import Canvas, Drawing, Gradients, Latents, Scene, Shapes, Strokes, VectorCanvas
+from guidance.canvas import (
+    Canvas,
+    Drawing,
+    Fourier,
+    Gradients,
+    Latents,
+    Palette,
+    Pixels,
+    Scene,
+    Shapes,
+    Strokes,
+    VectorCanvas,
+)
 from guidance.clock import Clock, at
 from guidance.errors import InputError
 
@@ -50,6 +62,9 @@ CANVASES: dict[str, tuple[Callable[[int, int], Canvas], float]] = {
     "drawing": (lambda b, seed: Drawing(mixed(b, seed), 32), 0.06),
     "shapes": (lambda b, seed: Shapes(48, 32, Clock(seed=seed), b=b), 0.04),
     "latents": (lambda b, seed: Latents(decode, noise(b, seed), bounds=(-3.0, 3.0)), 0.06),
+    "pixels": (lambda b, seed: Pixels((32, 32), Clock(seed=seed), b=b), 0.025),
+    "fourier": (lambda b, seed: Fourier(32, Clock(seed=seed), b=b), 0.05),
+    "palette": (lambda b, seed: Palette(16, Clock(seed=seed), b=b, block=2), 0.02),
 }
 
 pytestmark = pytest.mark.parametrize(("make", "error"), CANVASES.values(), ids=CANVASES.keys())
