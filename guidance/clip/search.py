@@ -11,6 +11,7 @@ from torch import Tensor
 from guidance.clip.embed import embed_images, embed_texts
 from guidance.clip.encoder import Clip
 from guidance.clip.index import Index, Row
+from guidance.clip.vectors import embedding
 from guidance.errors import InputError
 from guidance.prompts import Prompt, normalized_weights, parse
 
@@ -109,9 +110,6 @@ def _embed(clip: Clip, prompt: Prompt) -> Tensor:
         return embed_texts(clip, [prompt.text])
     if prompt.image is not None:
         return embed_images(clip, [prompt.image])
-    embedding = torch.tensor(prompt.embedding, dtype=torch.float32)[None]
-    if embedding.shape[1] != clip.embed_dim:
-        raise InputError(
-            f"an embedding for {clip.name} has {clip.embed_dim} numbers, got {embedding.shape[1]}"
-        )
-    return torch.nn.functional.normalize(embedding, dim=-1)
+    assert prompt.embedding is not None  # what is neither text nor picture
+    row = embedding(prompt.embedding, clip.embed_dim)
+    return torch.nn.functional.normalize(row[None], dim=-1)

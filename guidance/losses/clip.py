@@ -1,17 +1,21 @@
 """How far an image is from its prompts in CLIP's space."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from pathlib import Path
+from typing import Protocol, final, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from guidance.clip.templates import check, fill
+from guidance.clip.vectors import embedding
 from guidance.crops import Crops, clean_views
-from guidance.errors import InputError
+from guidance.losses.chunks import Chunks, ViewLoss
+from guidance.losses.regions import Region
 from guidance.media import read_image
-from guidance.prompts import Prompt, normalized_weights
+from guidance.prompts import Box, Prompt, normalized_weights
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 
@@ -32,6 +36,8 @@ class Encoder(Protocol):
     def encode_image(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]: ...
 
     def encode_text(self, texts: list[str]) -> Float[Tensor, "n d"]: ...
+
+    def encode_many(self, texts: list[str]) -> Float[Tensor, "n d"]: ...
 
 
 def cosine_distance(u: Float[Tensor, "... d"], v: Float[Tensor, "... d"]) -> Float[Tensor, "..."]:
@@ -54,33 +60,61 @@ def great_circle(u: Float[Tensor, "... d"], v: Float[Tensor, "... d"]) -> Float[
 def embed(clip: Encoder, prompts: Sequence[Prompt]) -> Float[Tensor, "p d"]:
     """The unit-norm embeddings of prompts: texts and pictures encoded, embeddings scaled.
 
+    A text is the mean of its unit-norm embeddings in all its templates (Radford et al. 2021, section 3.1.4).
     A picture is seen whole, padded to a square with white. Raises InputError for an embedding of another
-    width and for a picture that cannot be read.
+    width, for a template without exactly one {}, and for a picture or an embedding that cannot be read.
     """
     return F.normalize(torch.cat([_embed(clip, prompt) for prompt in prompts]), dim=-1)
 
 
+@final
 class ClipLoss:
     """The distance from images to prompts, weighted mean over the prompts, mean over the crops.
 
-    Weights are divided by the sum of their absolute values; a negative one pushes away. Prompts are encoded
-    once, here. The crops have the encoder's own size, so that it does not resize them. Raises InputError as
-    `embed` does, and for weights that are all zero.
+    Weights are those of the moment, divided by the sum of their absolute values; a negative one pushes away.
+    A view that has reached a prompt's stop, in `distance`, still counts, but is not pulled any further. A
+    prompt with a region has crops of its own, of nothing but that; each region is seen k more times.
+
+    Prompts are encoded once, here. The crops have the encoder's own size, so that it does not resize them;
+    fewer are seen at once when memory runs out. Raises InputError as `embed` does, for a mask that cannot be
+    read, and for weights that are all zero.
     """
 
     def __init__(
         self, clip: Encoder, prompts: Sequence[Prompt], crops: Crops, distance: Distance = cosine_distance
     ) -> None:
         self.clip = clip
+        self.prompts = list(prompts)
         self.crops = crops
         self.distance = distance
-        self.weights, self.targets = _targets(clip, prompts)
+        normalized_weights(prompts, crops.clock.progress)
+        self._targets = embed(clip, prompts)
+        self._stops = torch.tensor([prompt.stop for prompt in prompts], device=clip.device)
+        self._regions = _by_region(prompts)
+        self._chunks = Chunks()
 
     def __call__(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
-        views = self.crops(image, self.clip.image_size)
-        seen = self.clip.encode_image(views.flatten(0, 1)).unflatten(0, views.shape[:2])
-        distances = self.distance(seen[:, :, None], self.targets)
-        return (distances * self.weights).sum(-1).mean(-1)
+        weights = normalized_weights(self.prompts, self.crops.clock.progress)
+        total = image.new_zeros(len(image))
+        for region, rows in self._regions:
+            if any(weights[row] for row in rows):
+                seen = region(image, self.crops.fill) if region else image
+                views = self.crops(seen, self.clip.image_size)
+                loss = self._towards(rows, torch.tensor([weights[row] for row in rows], device=image.device))
+                values = self._chunks(views.flatten(0, 1), loss)
+                total = total + values.unflatten(0, views.shape[:2]).mean(-1)
+        return total
+
+    def _towards(self, rows: list[int], weights: Float[Tensor, " p"]) -> ViewLoss:
+        targets, stops = self._targets[rows], self._stops[rows]
+
+        def loss(views: Float[Tensor, "n 3 s s"], _: slice) -> Float[Tensor, " n"]:
+            distances = self.distance(self.clip.encode_image(views)[:, None], targets) * weights.sign()
+            # VQGAN-CLIP's replace_grad(dists, maximum(dists, stop)).
+            pulled = torch.where(distances < stops, distances.detach(), distances)
+            return (pulled * weights.abs()).sum(-1)
+
+        return loss
 
 
 @torch.no_grad()
@@ -89,31 +123,40 @@ def clip_score(
 ) -> Float[Tensor, " b"]:
     """How well images match prompts: weighted mean cosine of `clean_views`, in [-1, 1]; higher is better.
 
-    For judging, without gradient. Weights, prompts and InputError as in `ClipLoss`.
+    For judging, without gradient: of a story its last scene, of a region what is in it. Weights, prompts and
+    InputError as in `ClipLoss`.
     """
-    weights, targets = _targets(clip, prompts)
-    views = clean_views(images, clip.image_size)
-    seen = clip.encode_image(views.flatten(0, 1)).unflatten(0, views.shape[:2])
-    return ((seen[:, :, None] * targets).sum(-1) * weights).sum(-1).mean(-1)
-
-
-def _targets(clip: Encoder, prompts: Sequence[Prompt]) -> tuple[Float[Tensor, " p"], Float[Tensor, "p d"]]:
     weights = torch.tensor(normalized_weights(prompts), device=clip.device)
-    return weights, embed(clip, prompts)
+    targets = embed(clip, prompts)
+    total = images.new_zeros(len(images))
+    for region, rows in _by_region(prompts):
+        views = clean_views(region(images) if region else images, clip.image_size)
+        seen = clip.encode_image(views.flatten(0, 1)).unflatten(0, views.shape[:2])
+        total += ((seen[:, :, None] * targets[rows]).sum(-1) * weights[rows]).sum(-1).mean(-1)
+    return total
+
+
+def _by_region(prompts: Sequence[Prompt]) -> list[tuple[Region | None, list[int]]]:
+    """The regions of prompts, None for all of the picture, and which prompts act in each."""
+    rows: dict[Box | Path | None, list[int]] = {}
+    for row, prompt in enumerate(prompts):
+        rows.setdefault(prompt.region, []).append(row)
+    return [(Region(where) if where else None, which) for where, which in rows.items()]
 
 
 @torch.no_grad()
 def _embed(clip: Encoder, prompt: Prompt) -> Float[Tensor, "1 d"]:
     if prompt.text is not None:
-        return clip.encode_text([prompt.text])
+        check(prompt.templates)
+        if len(prompt.templates) == 1:
+            return clip.encode_text([fill(prompt.templates[0], prompt.text)])
+        # `encode_text` warns about unknown words once for every template.
+        return clip.encode_many([fill(t, prompt.text) for t in prompt.templates]).mean(0, keepdim=True)
     if prompt.image is not None:
         view = clean_views(read_image(prompt.image).to(clip.device), clip.image_size, spans=(1.0,))
         return clip.encode_image(view[:, 0])
-    embedding = torch.tensor(prompt.embedding, device=clip.device)[None]
-    if embedding.shape[1] != clip.embed_dim:
-        got = f"{clip.embed_dim} numbers, got {embedding.shape[1]}"
-        raise InputError(f"an embedding for this model has {got}; give one that this model made")
-    return embedding
+    assert prompt.embedding is not None  # what is neither text nor picture
+    return embedding(prompt.embedding, clip.embed_dim)[None].to(clip.device)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

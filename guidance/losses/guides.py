@@ -22,8 +22,8 @@ def load_guides(
     """Models by the names that `load` takes, written like prompts: `"tiny | ViT-B/32:0.5"`.
 
     Each has its share, its weight over the sum of all. They are in the order of their names, so that nothing
-    depends on the order in which they are written. Raises InputError for a model that is there twice, for a weight
-    that is not positive, and as `load` does.
+    depends on the order in which they are written. Raises InputError for a model that is there twice, for a
+    weight that is not positive, and as `load` does.
     """
     weights: dict[str, float] = {}
     for name, weight in parse_weighted(names):

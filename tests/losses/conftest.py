@@ -32,6 +32,8 @@ class FakeClip:
         rows = [torch.randn(self.embed_dim, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         return F.normalize(torch.stack(rows), dim=-1)
 
+    encode_many = encode_text
+
 
 @pytest.fixture
 def clip() -> FakeClip:
