@@ -44,24 +44,14 @@ def cached_backward(
     with torch.no_grad():
         encoded = [_seeded(encode, batch, seed) for batch, seed in zip(batches, seeds, strict=True)]
     leaves = [_leaf(parts) for parts in zip(*encoded, strict=True)]
-    sizes = [[len(part) if part.ndim else 0 for part in parts] for parts in encoded]
-    del encoded
     value = loss(*leaves)
     value.backward()
-    ends = [0] * len(leaves)
-    for index, (batch, seed) in enumerate(zip(batches, seeds, strict=True)):
-        last = index == len(batches) - 1
-        ends = [end + size for end, size in zip(ends, sizes[index], strict=True)]
+    shares = [_shares(leaf, parts) for leaf, parts in zip(leaves, zip(*encoded, strict=True), strict=True)]
+    del encoded
+    for index, (batch, seed, *gradients) in enumerate(zip(batches, seeds, *shares, strict=True)):
         # DDP takes note of no_sync in the forward pass already.
-        with nullcontext() if last else no_sync():
-            outputs, gradients = [], []
-            encoded_again = _seeded(encode, batch, seed)
-            for output, leaf, end in zip(encoded_again, leaves, ends, strict=True):
-                # A locked tower has no gradient to carry on; a number has one, once.
-                if output.requires_grad and leaf.grad is not None and (output.ndim or last):
-                    outputs.append(output)
-                    gradients.append(leaf.grad[end - len(output) : end] if output.ndim else leaf.grad)
-            torch.autograd.backward(outputs, gradients)
+        with no_sync() if index + 1 < len(batches) else nullcontext():
+            _carry_on(_seeded(encode, batch, seed), gradients)
     return value.detach()
 
 
@@ -76,3 +66,16 @@ def _leaf(parts: tuple[Tensor, ...]) -> Tensor:
     """The rows of all micro-batches, or the number that each has, at the beginning of a new graph."""
     whole = torch.cat(parts) if parts[0].ndim else parts[0].clone()
     return whole.requires_grad_(whole.is_floating_point())
+
+
+def _shares(leaf: Tensor, parts: tuple[Tensor, ...]) -> Sequence[Tensor | None]:
+    """Each micro-batch's rows of a gradient; that of a number goes through the last micro-batch alone."""
+    if leaf.grad is None or not leaf.ndim:
+        return [None] * (len(parts) - 1) + [leaf.grad]
+    return leaf.grad.split([len(part) for part in parts])
+
+
+def _carry_on(encoded: tuple[Tensor, ...], gradients: Sequence[Tensor | None]) -> None:
+    """Backpropagate gradients of what was encoded, except through what a locked tower encoded."""
+    pairs = [(e, g) for e, g in zip(encoded, gradients, strict=True) if e.requires_grad and g is not None]
+    torch.autograd.backward([e for e, _ in pairs], [g for _, g in pairs])

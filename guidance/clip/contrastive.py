@@ -173,7 +173,7 @@ def combine(main: Float[Tensor, ""], auxiliary: list[tuple[float, Float[Tensor, 
 
 def _symmetric(
     logits: Callable[[slice], tuple[Float[Tensor, "c N"], Float[Tensor, "c N"]]],
-    pairs: list[tuple[Int[Tensor, " m"], Int[Tensor, " m"]]],
+    pairs: list[tuple[Int[Tensor, " _"], Int[Tensor, " _"]]],
     decoupled: bool,
     chunk: int | None,
 ) -> Float[Tensor, ""]:
@@ -208,7 +208,7 @@ def _symmetric(
 
 def _pairs(
     n: int, ids: Int[Tensor, "n k"] | None, chunk: int | None, device: torch.device
-) -> list[tuple[Int[Tensor, " m"], Int[Tensor, " m"]]]:
+) -> list[tuple[Int[Tensor, " _"], Int[Tensor, " _"]]]:
     """The row in its chunk and the column of every right answer in each chunk of the rank's rows."""
     if ids is None:
         columns = torch.arange(n, device=device) + rank() * n
