@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from guidance.canvas.raster import Gradients, Scene, cubics, rasterize
     from guidance.canvas.shapes import Shapes
     from guidance.canvas.strokes import Strokes
-    from guidance.canvas.svg import read_svg, to_svg
+    from guidance.canvas.svg import plot_svg, read_svg, to_svg
     from guidance.clip import Clip, load
     from guidance.clip.embed import embed_images, embed_texts
     from guidance.clip.features import image_features, image_tokens, text_features, text_tokens
@@ -43,9 +43,17 @@ if TYPE_CHECKING:
     from guidance.errors import InputError
     from guidance.losses import (
         ClipLoss,
+        DirectionalLoss,
+        DiversityLoss,
         EdgeLoss,
+        GramLoss,
+        LatentLoss,
         PaletteLoss,
+        PerceptualLoss,
+        StrotssLoss,
         SymmetryLoss,
+        XingLoss,
+        clip_features,
         clip_losses,
         clip_score,
         cosine_distance,
@@ -55,6 +63,7 @@ if TYPE_CHECKING:
         out_of_range,
         saturation,
         total_variation,
+        vgg16_features,
     )
     from guidance.media import read_image, write_png
     from guidance.optimization import Step, adam, optimize
@@ -73,7 +82,7 @@ _HOMES = {
     "guidance.canvas.raster": ["Gradients", "Scene", "cubics", "rasterize"],
     "guidance.canvas.shapes": ["Shapes"],
     "guidance.canvas.strokes": ["Strokes"],
-    "guidance.canvas.svg": ["read_svg", "to_svg"],
+    "guidance.canvas.svg": ["plot_svg", "read_svg", "to_svg"],
     "guidance.clip": ["Clip", "load"],
     "guidance.clip.embed": ["embed_images", "embed_texts"],
     "guidance.clip.features": ["image_features", "image_tokens", "text_features", "text_tokens"],
@@ -88,9 +97,17 @@ _HOMES = {
     "guidance.errors": ["InputError"],
     "guidance.losses": [
         "ClipLoss",
+        "DirectionalLoss",
+        "DiversityLoss",
         "EdgeLoss",
+        "GramLoss",
+        "LatentLoss",
         "PaletteLoss",
+        "PerceptualLoss",
+        "StrotssLoss",
         "SymmetryLoss",
+        "XingLoss",
+        "clip_features",
         "clip_losses",
         "clip_score",
         "cosine_distance",
@@ -100,6 +117,7 @@ _HOMES = {
         "out_of_range",
         "saturation",
         "total_variation",
+        "vgg16_features",
     ],
     "guidance.media": ["read_image", "write_png"],
     "guidance.optimization": ["Step", "adam", "optimize"],

@@ -7,13 +7,14 @@ import os
 import shlex
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
 from cyclopts import App, CycloptsError, UnusedCliTokensError
 
 from guidance import __version__
-from guidance.errors import InputError
+from guidance.errors import FULL_DISK, InputError
 from guidance.recipe import PARAMETERS, arguments_of_run, load, summary
 from guidance.shipped import recipes
 
@@ -31,6 +32,10 @@ def main(tokens: list[str] | None = None) -> int:
         return _complain(str(error), 2)
     except FloatingPointError as error:
         return _complain(str(error), 1)
+    except OSError as error:
+        if error.errno not in FULL_DISK:
+            raise
+        return _complain(f"cannot write {error.filename or 'a file'} ({error.strerror}); make room", 1)
     except KeyboardInterrupt:
         return 130
     if isinstance(result, int):
@@ -66,6 +71,7 @@ def _run(tokens: list[str]) -> object:
         else:
             app.command(App(help=summary(path)), name=name)
     app.command(resume)
+    app.command(rerun)
     app.command(doctor)
     return app(tokens, exit_on_error=False, print_error=False, verbose=False)
 
@@ -77,16 +83,44 @@ def resume(folder: Path, /, *, recipe: Path | None = None) -> object:
         folder: The run's folder, which holds run.json.
         recipe: The file of the run's recipe, if that is one of your own.
     """
-    from guidance.run import recorded
+    from guidance.folder import recorded
 
     run = recorded(folder)
-    path = recipes().get(run["recipe"], recipe)
-    # A folder may come from anyone: it can name one of our recipes, and cannot make us run its own.
-    if path is None:
-        hint = f"if you trust that file, add --recipe {shlex.quote(run['recipe'])}"
-        raise InputError(f"the run in {folder} is of the recipe {run['recipe']}, none of ours; {hint}")
-    main = load(path)
+    main = _recipe_of(run, f"the run in {folder}", recipe)
     return main(**arguments_of_run(main, folder, run["settings"]), resume=folder)
+
+
+def rerun(file: Path, /, *, recipe: Path | None = None, output: Path = Path("outputs")) -> object:
+    """Make a picture again, from what it says of how it was made.
+
+    Args:
+        file: A PNG or SVG that guidance has made, the folder of a run, or its run.json.
+        recipe: The file of its recipe, if that is one of your own.
+        output: The folder of all runs.
+    """
+    from guidance import metadata
+    from guidance.folder import recorded
+    from guidance.run import versions
+
+    folder = file.parent if file.name == "run.json" else file
+    made = recorded(folder) if folder.is_dir() else metadata.read(file)
+    main = _recipe_of(made, str(file), recipe)
+    for name, here in versions().items():
+        if made["versions"].get(name, here) != here:
+            there = made["versions"][name]
+            print(f"note: made with {name} {there}, here is {here}: details may differ", file=sys.stderr)
+    # Where to write is the word of who asks, not of a file.
+    settings = {name: value for name, value in made["settings"].items() if name != "output"}
+    return main(**arguments_of_run(main, file, settings), output=output, resume=None)
+
+
+def _recipe_of(made: dict, what: str, recipe: Path | None) -> Callable[..., object]:
+    """The recipe that has made something, which may come from anyone: it can name one of ours, not its own."""
+    path = recipe or recipes().get(made["recipe"])
+    if path is None:
+        hint = f"if you trust that file, add --recipe {shlex.quote(made['recipe'])}"
+        raise InputError(f"{what} is of the recipe {made['recipe']}, none of ours; {hint}")
+    return load(path)
 
 
 def doctor() -> int:

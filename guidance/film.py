@@ -9,7 +9,7 @@ from imageio_ffmpeg import get_ffmpeg_exe
 from jaxtyping import Float
 from torch import Tensor
 
-from guidance.errors import FULL_DISK
+from guidance.errors import FULL_DISK, InputError
 from guidance.media import jpeg, replacing
 
 #: What a run's film may be.
@@ -46,8 +46,10 @@ def write_film(
 
     `hold` is how many seconds the last frame stays; GIF and WebP begin again after it. `tags`, such as title
     and comment, go into an mp4, their first 30,000 characters; the others have no place for them. Raises
-    RuntimeError with ffmpeg's words when it fails.
+    InputError for another end of the name, RuntimeError with ffmpeg's words when it fails.
     """
+    if path.suffix not in _FILTERS:
+        raise InputError(f"a film must end in {', '.join(_FILTERS)}, got {path}; name one of them")
     said = [f"{name}={value[:30_000]}" for name, value in (tags or {}).items() if path.suffix == ".mp4"]
     source = ["-f", "image2pipe", "-c:v", "mjpeg", "-framerate", str(fps), "-i", "-"]
     filters = f"tpad=stop_mode=clone:stop_duration={hold},{_FILTERS[path.suffix]}"

@@ -61,7 +61,7 @@ def for_svg(facts: dict) -> str:
 <dc:creator><cc:Agent><dc:title>{_SOFTWARE}</dc:title></cc:Agent></dc:creator>
 <dc:description>{escape(_parameters(facts))}</dc:description>
 </cc:Work></rdf:RDF>
-<run xmlns="{_OURS}">{escape(json.dumps(facts))}</run>"""
+<run xmlns="{_OURS}">{escape(json.dumps(facts), quote=False)}</run>"""
 
 
 def for_film(facts: dict) -> dict[str, str]:

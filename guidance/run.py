@@ -94,7 +94,7 @@ class Run:
                 # One of ours is found by its name wherever it is installed, one of the user's by its path.
                 "recipe": self._name if recipes().get(self._name) == path else str(path),
                 "settings": settings,
-                "versions": _versions(),
+                "versions": versions(),
                 "started": datetime.now().astimezone().isoformat(timespec="seconds"),
             }
             check_writable(place)
@@ -309,7 +309,8 @@ def _metrics(step: Step) -> dict[str, object]:
     return line
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """What a picture's bits depend on."""
     ours = {"guidance": __version__, "python": platform.python_version(), "torch": str(torch.__version__)}
     return ours | {name: version(name) for name in ("open_clip_torch", "timm")}
 

@@ -27,6 +27,7 @@ ALLOWED = {
     "clip": {"media", "prompts", "crops", "devices", "distributed"},
     "canvas": {"media", "prompts", "crops"},
     "losses": {"clip", "crops", "media", "prompts", "canvas", "warp"},
+    "generator": {"canvas.base", "clip", "losses", "media", "optimization", "prompts"},
     "optimization": {"canvas.base"},
     "progress": {"optimization"},
     "checkpoint": {"media"},
@@ -43,7 +44,7 @@ ALLOWED = {
     },  # fmt: skip
     "doctor": {"canvas", "clip", "film", "media", "shipped"},
     "recipe": {"run"},
-    "cli": {"run", "doctor", "recipe", "shipped"},
+    "cli": {"doctor", "folder", "metadata", "recipe", "run", "shipped"},
     "__main__": {"cli"},
     "__init__": None,
 }

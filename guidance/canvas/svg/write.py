@@ -1,7 +1,9 @@
 """A scene as an SVG document."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
+from itertools import islice
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,17 +24,20 @@ FLATTEST = 1e-3
 
 def to_svg(
     scene: Scene,
-    size: int | tuple[int, int],
+    size: float | tuple[float, float],
     *,
     member: int = 0,
     title: str | None = None,
     metadata: str | None = None,
+    unit: Literal["px", "mm"] = "px",
+    layers: Sequence[tuple[str, int]] = (),
 ) -> str:
     """One member of the scene's population as an SVG of `size` pixels, in painting order.
 
-    `size` is the width of a square or (height, width). Any viewer shows what `rasterize(scene, size)` does;
-    without a background the document is transparent. `title` is free text, such as the prompt; `metadata` is
-    XML for the element of that name, well-formed and escaped.
+    `size` is the width of a square or (height, width), or as many millimetres. Any viewer shows what
+    `rasterize(scene, size)` does; without a background the document is transparent. `title` is free text,
+    such as the prompt; `metadata` is XML for the element of that name, well-formed and escaped. `layers`,
+    names with numbers of paths, one after another, become Inkscape's layers, which are groups to others.
 
     SVG's strokes have one width. A path whose width varies becomes the outline of its stroke: of the union of
     the discs along it, as discs and the quadrilaterals that join them, within 0.02 pixels. A gradient whose
@@ -41,26 +46,38 @@ def to_svg(
 
     Raises `InputError` for a member that there is not or a size below 1.
     """
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = size if isinstance(size, tuple) else (size, size)
     if min(height, width) < 1:
-        raise InputError(f"size must be at least 1 pixel, got {height} by {width}")
+        raise InputError(f"size must be at least 1 {unit}, got {height:g} by {width:g}")
     scene = scene.member(member)
+    suffix = "" if unit == "px" else unit
+    names = ' xmlns:inkscape="http://www.inkscape.org/namespaces/inkscape"' if layers else ""
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"',
-        f' width="{width}" height="{height}">',
+        f'<svg xmlns="http://www.w3.org/2000/svg"{names} viewBox="0 0 {width:g} {height:g}"',
+        f' width="{width:g}{suffix}" height="{height:g}{suffix}">',
     ]
     if title:
         lines.append(f"<title>{escape(printable(title))}</title>")
     if metadata:
         lines.append(f"<metadata>\n{metadata}\n</metadata>")
-    names = {}
     if scene.gradients is not None:
-        names = {int(path): f"url(#g{path})" for path in scene.gradients.paths}
         lines += ["<defs>", *_gradients(scene.gradients, width, height), "</defs>"]
     if scene.background is not None:
-        lines.append(f'<rect width="{width}" height="{height}" fill="{_rgb(_list(scene.background))}"/>')
+        lines.append(f'<rect width="{width:g}" height="{height:g}" fill="{_rgb(_list(scene.background))}"/>')
     lines.append('<g fill="none" stroke-linecap="round" stroke-linejoin="round">')
+    paths = iter(_paths(scene, width))
+    for name, count in layers:
+        lines += [
+            f'<g inkscape:groupmode="layer" inkscape:label="{escape(name)}">',
+            *islice(paths, count),
+            "</g>",
+        ]
+    return "\n".join([*lines, *paths, "</g>", "</svg>"]) + "\n"
 
+
+def _paths(scene: Scene, width: float) -> Iterable[str]:
+    """The elements of the paths, in painting order."""
+    gradients = set() if scene.gradients is None else set(scene.gradients.paths.tolist())
     n = scene.opacity.shape[1]
     along = scene.widths.ndim == 1
     points = _split(_array(scene.points) * width, scene.sizes)
@@ -87,12 +104,12 @@ def to_svg(
                 )
                 fill, even = True, False
         kind = "fill" if fill else "stroke"
-        lines.append(
-            f'<path d="{data}" {kind}="{names.get(i) or _rgb(colour)}" {kind}-opacity="{opacity:.4f}"'
+        paint = f"url(#g{i})" if i in gradients else _rgb(colour)
+        yield (
+            f'<path d="{data}" {kind}="{paint}" {kind}-opacity="{opacity:.4f}"'
             + (' fill-rule="evenodd"' if fill and even else "")
             + ("/>" if fill else f' stroke-width="{stroke_width:.3f}"/>')
         )
-    return "\n".join([*lines, "</g>", "</svg>"]) + "\n"
 
 
 def _contour(points: Array, closed: bool) -> str:
@@ -143,7 +160,7 @@ def _outline(points: Array, widths: Array, closed: bool) -> str:
     return "".join(data)
 
 
-def _gradients(gradients: Gradients, width: int, height: int) -> Iterable[str]:
+def _gradients(gradients: Gradients, width: float, height: float) -> Iterable[str]:
     """The elements that define the gradients, called after their paths."""
     rows = zip(
         gradients.paths.tolist(),

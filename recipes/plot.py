@@ -1,0 +1,26 @@
+"""A drawing as an SVG for a pen plotter."""
+
+from pathlib import Path
+
+import guidance as g
+from guidance.folder import check_writable
+from guidance.media import write_text
+
+
+def main(drawing: Path, *, width: float = 200.0, output: Path | None = None) -> Path:
+    """Prepare a drawing for a pen plotter: millimetres, a layer for each colour, short ways of the pen.
+
+    Args:
+        drawing: An SVG, or the folder of a run that has drawn one.
+        width: The paper's width in millimetres.
+        output: The file to write; plot.svg beside the drawing unless you say.
+    """
+    if not 1 <= width <= 10_000:
+        raise g.InputError(f"width must be from 1 to 10000 millimetres, got {width:g}")
+    svg = drawing / "final.svg" if drawing.is_dir() else drawing
+    path = output or svg.with_name("plot.svg")
+    check_writable(path.parent)
+    scene, (height, across) = g.read_svg(svg)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, g.plot_svg(scene, (width * height / across, width)))
+    return path
