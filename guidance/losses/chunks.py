@@ -7,7 +7,6 @@ from typing import Any, final
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from guidance.errors import InputError
 
@@ -66,8 +65,9 @@ class _Eager(torch.autograd.Function):
         return values
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None]:
+        if torch.is_grad_enabled():  # create_graph=True
+            raise RuntimeError("the losses of views have no second derivative")
         (gradients,) = ctx.saved_tensors
         return gradients * outer[0].view(-1, *[1] * (gradients.dim() - 1)), None, None
 
