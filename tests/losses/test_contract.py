@@ -10,7 +10,10 @@ from guidance.crops import Crops
 from guidance.losses import (
     ClipLoss,
     EdgeLoss,
+    GramLoss,
     PaletteLoss,
+    PerceptualLoss,
+    StrotssLoss,
     SymmetryLoss,
     great_circle,
     out_of_range,
@@ -33,7 +36,16 @@ LOSSES: dict[str, Callable[..., Loss]] = {
     "symmetry": lambda clip, crops: SymmetryLoss("vertical"),
     "palette": lambda clip, crops: PaletteLoss(torch.eye(3)),
     "edges": lambda clip, crops: EdgeLoss(images(1, 40, 30)),
+    "perceptual": lambda clip, crops: PerceptualLoss(layers, images(1, 40, 30), (1.0, 2.0), crops, 16),
+    "strotss": lambda clip, crops: StrotssLoss(layers, images(1, 40, 30), crops.clock, places=256),
+    "gram": lambda clip, crops: GramLoss(layers, images(1, 40, 30) ** 2),
 }
+
+
+def layers(pictures: torch.Tensor) -> list[torch.Tensor]:
+    """Features of two sizes, that no size of picture is too small for."""
+    half = torch.nn.functional.avg_pool2d(pictures, 2, ceil_mode=True)
+    return [torch.tanh(3 * pictures.flip(1)), torch.cat([half**2, half.sin()], 1)]
 
 
 @pytest.fixture(params=LOSSES)
