@@ -3,6 +3,7 @@
 Everything here also works in a single process, where it costs nothing, so that code is written once.
 """
 
+import itertools
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -16,6 +17,9 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from guidance.errors import InputError
+
+#: Numbers the groups that this process joins; every rank joins the same ones.
+_groups = itertools.count()
 
 
 class LostRank(RuntimeError):
@@ -43,21 +47,25 @@ def process_group(device: torch.device, timeout: float = 600) -> Iterator[torch.
         device = _own_gpu()
     patience = timedelta(seconds=timeout)
     store, own, count = next(dist.rendezvous("env://", timeout=patience))
+    # A group must not find what an earlier one of this process left in the store.
+    store = dist.PrefixStore(f"group {next(_groups)}", store)
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=own, world_size=count, timeout=patience)
     try:
+        dist.init_process_group(backend, store=store, rank=own, world_size=count, timeout=patience)
         yield device
     except RuntimeError as error:
-        # gloo raises plain RuntimeErrors, which begin with the place in its source.
+        # gloo raises plain RuntimeErrors, which name the place in its source.
         if not isinstance(error, dist.DistError) and "/gloo/" not in str(error):
             raise
-        lost = _lost(store, min(timeout, 10.0))
+        store.set(f"noticed {own}", "")
+        lost = _lost(store, count, min(timeout, 10.0))
         names = ", ".join(map(str, lost)) or "none: all answered afterwards"
         raise LostRank(
             f"rank {own} of {count} waited for the others in vain, {timeout:g} s at most; missing: {names}"
         ) from error
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def rank() -> int:
@@ -109,12 +117,11 @@ def _own_gpu() -> torch.device:
     return torch.device("cuda", index)
 
 
-def _lost(store: dist.Store, patience: float) -> list[int]:
+def _lost(store: dist.Store, count: int, patience: float) -> list[int]:
     """The ranks that do not come to say that they too noticed that something is wrong."""
-    store.set(f"noticed/{rank()}", "")
     until = time.monotonic() + patience
     while True:
-        lost = [other for other in range(world()) if not store.check([f"noticed/{other}"])]
+        lost = [other for other in range(count) if not store.check([f"noticed {other}"])]
         if not lost or time.monotonic() > until:
             return lost
         time.sleep(0.1)

@@ -79,7 +79,7 @@ def test_ranks_tell_each_other(ranks: Ranks) -> None:
 
 def test_a_rank_that_does_not_come_is_named(folder: Path) -> None:
     message = torch.load(folder / "rank-0.pt", weights_only=True)["message"]
-    assert message == "rank 0 of 2 waited for the others in vain, 3 s at most; missing: 1"
+    assert message == "rank 0 of 2 waited for the others in vain, 4 s at most; missing: 1"
 
 
 def test_one_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,7 +148,7 @@ def main(folder: Path) -> None:
     own = int(os.environ["RANK"])
     message = ""
     try:
-        with process_group(torch.device("cpu"), timeout=3):
+        with process_group(torch.device("cpu"), timeout=4):
             if own == 1:  # as if its data did not come
                 wait_for(folder / "rank-0.pt")
             else:
