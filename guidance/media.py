@@ -25,6 +25,8 @@ from guidance.errors import InputError
 
 #: Larger pictures are refused before they are decoded (a small file can unfold to gigabytes).
 MAX_PIXELS = 64_000_000
+#: The files that are read. Pillow knows others, of which some run programs (EPS runs Ghostscript).
+FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP")
 
 
 @contextmanager
@@ -62,8 +64,11 @@ def _read(path: Path, convert: Callable[[Image.Image], Tensor]) -> Tensor:
         raise InputError(f"there is no picture at {path}; check the name")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is lower
-            with Image.open(path) as file:
+            warnings.simplefilter(
+                "ignore"
+            )  # about size, where the limit here is lower, and oddities in a file
+            Image.init()  # AVIF is not in every build of Pillow
+            with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as file:
                 if file.width * file.height > MAX_PIXELS:
                     raise Image.DecompressionBombError(f"{file.width}×{file.height} pixels are too many")
                 return convert(ImageOps.exif_transpose(file))
@@ -78,6 +83,8 @@ def _tensor(picture: Image.Image) -> Float[Tensor, "1 3 h w"]:
         raise ValueError("floating-point pixels have no known range")
     if picture.mode.startswith("I"):  # 16 bits; Pillow's own conversion to RGB would clip them at 255
         grey = torch.from_numpy(np.array(picture.convert("I")))
+        if isinstance(clear := picture.info.get("transparency"), int):
+            grey = torch.where(grey == clear, 65535, grey)
         return (grey.float() / 65535).clamp(0, 1).repeat(1, 3, 1, 1)
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")

@@ -1,5 +1,6 @@
 """Pictures against Pillow."""
 
+import io
 import struct
 import zlib
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from guidance import media
@@ -93,6 +96,77 @@ def test_what_is_no_picture_is_refused_in_one_line(tmp_path: Path) -> None:
             media.read_image(tmp_path / name)
         assert "\n" not in str(caught.value)
         assert str(tmp_path / name) in str(caught.value)
+
+
+def sixteen_bit_png(colour_type: int, row: list[int], *, transparent: int | None = None) -> bytes:
+    """A row of three pixels, by the PNG specification: Pillow cannot write all of these."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    pixels = b"\0" + np.array(row, dtype=">u2").tobytes()
+    clear = b"" if transparent is None else chunk(b"tRNS", struct.pack(">H", transparent))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 3, 1, 16, colour_type, 0, 0, 0))
+    data = chunk(b"IDAT", zlib.compress(pixels))
+    return b"\x89PNG\r\n\x1a\n" + header + clear + data + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("data", "red"),
+    [
+        (sixteen_bit_png(0, [0, 32768, 65535]), [0, 0.5, 1]),
+        (sixteen_bit_png(0, [0, 32768, 65535], transparent=32768), [0, 1, 1]),
+        (sixteen_bit_png(2, [0, 0, 0, 32768, 0, 0, 65535, 0, 0]), [0, 0.5, 1]),
+        (sixteen_bit_png(4, [0, 65535, 32768, 65535, 0, 0]), [0, 0.5, 1]),
+        (sixteen_bit_png(6, [0, 0, 0, 65535, 32768, 0, 0, 65535, 0, 0, 0, 0]), [0, 0.5, 1]),
+    ],
+)
+def test_every_kind_of_sixteen_bit_png(tmp_path: Path, data: bytes, red: list[float]) -> None:
+    (tmp_path / "a.png").write_bytes(data)
+    assert media.read_image(tmp_path / "a.png")[0, 0, 0].tolist() == pytest.approx(red, abs=0.005)
+
+
+def test_a_printers_jpeg(tmp_path: Path) -> None:
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "a.jpg")
+    assert colour(media.read_image(tmp_path / "a.jpg"), 4, 4) == pytest.approx(RED, abs=0.02)
+
+
+def test_no_program_is_run_for_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(tmp_path / "a.png")
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", None)  # to call it would be another error
+    with pytest.raises(InputError, match="not a picture"):
+        media.read_image(tmp_path / "a.png")
+
+
+def encoded(form: str) -> bytes:
+    picture, data = Image.radial_gradient("L").resize((24, 16)).convert("RGB"), io.BytesIO()
+    frames = {"save_all": True, "append_images": [picture.rotate(90)]} if form in ("gif", "webp") else {}
+    picture.save(data, form, **frames)
+    return data.getvalue()
+
+
+@given(
+    form=st.sampled_from(["png", "jpeg", "gif", "webp", "tiff", "bmp"]),
+    changes=st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), max_size=4),
+    cut=st.integers(0, 2000) | st.none(),
+)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_damaged_picture_is_read_or_told_in_one_line(
+    tmp_path: Path, form: str, changes: list[tuple[int, int]], cut: int | None
+) -> None:
+    data = bytearray(encoded(form))
+    for place, value in changes:
+        data[place % len(data)] = value
+    (tmp_path / "a").write_bytes(data[:cut])
+    told, image = "", torch.zeros(1)
+    try:
+        image = media.read_image(tmp_path / "a")
+    except InputError as error:
+        told = str(error)
+    assert "\n" not in told
+    assert image.dtype == torch.float32
+    assert 0 <= image.min() <= image.max() <= 1
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
