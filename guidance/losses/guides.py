@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from math import copysign, inf
 
 import torch
 from jaxtyping import Float
@@ -10,10 +12,11 @@ from torch import Tensor
 from guidance.clip import Clip, load
 from guidance.clip.encoder import Precision
 from guidance.clip.names import resolve
+from guidance.clock import Schedule
 from guidance.crops import Crops
 from guidance.errors import InputError
 from guidance.losses.clip import ClipLoss, Distance, Encoder, clip_score, cosine_distance
-from guidance.prompts import Prompt, parse_weighted
+from guidance.prompts import Prompt, normalized_weights, parse_weighted
 
 
 def load_guides(
@@ -43,22 +46,34 @@ def clip_losses(
     prompts: Sequence[Prompt],
     views: Crops,
     distance: Distance = cosine_distance,
-) -> dict[str, tuple[float, ClipLoss]]:
+    *,
+    separate: bool = False,
+) -> dict[str, tuple[Schedule, ClipLoss]]:
     """The losses of all guides with their shares, as `optimize` takes them.
 
     One guide's is called "clip" and sees the views as they are; of several, each is called "clip/NAME" and
-    draws its own. Raises InputError as `ClipLoss` does.
+    draws its own. With `separate` every prompt is a loss, "clip/1 a fox", so that `optimize` can report each
+    one's gradient; their weighted sum is the same, for the time of as many. Raises InputError as `ClipLoss`
+    does.
     """
-    if len(guides) == 1:
-        ((share, clip),) = guides.values()
-        return {"clip": (share, ClipLoss(clip, prompts, views, distance))}
-    return {
-        f"clip/{name}": (
-            share,
-            ClipLoss(clip, prompts, replace(views, stream=f"{views.stream}/{name}"), distance),
-        )
-        for name, (share, clip) in sorted(guides.items())
-    }
+    losses: dict[str, tuple[Schedule, ClipLoss]] = {}
+    for name, (share, clip) in sorted(guides.items()):
+        key, own = "clip", views
+        if len(guides) > 1:
+            key, own = f"clip/{name}", replace(views, stream=f"{views.stream}/{name}")
+        if not separate:
+            losses[key] = (share, ClipLoss(clip, prompts, own, distance))
+            continue
+        for row, prompt in enumerate(prompts):
+            one = replace(prompt, weight=copysign(1.0, prompt.weight), fade=1.0)
+            aim = replace(prompt, weight=1.0, stop=-inf)
+            weight = partial(_weight, prompts, row, share)
+            losses[f"{key}/{row + 1} {aim}"] = (weight, ClipLoss(clip, [one], own, distance))
+    return losses
+
+
+def _weight(prompts: Sequence[Prompt], row: int, share: float, progress: float) -> float:
+    return share * abs(normalized_weights(prompts, progress)[row])
 
 
 def guide_score(

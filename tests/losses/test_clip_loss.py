@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from guidance.clip import load
+from guidance.clip.vectors import save_embedding
 from guidance.clock import Clock
 from guidance.crops import Crops, clean_views
 from guidance.errors import InputError
@@ -174,3 +175,85 @@ def test_it_guides_with_a_real_model(model_folder) -> None:
     (gradient,) = torch.autograd.grad(before.sum(), picture)
     assert gradient.isfinite().all()
     assert (loss(picture - 0.2 * gradient / gradient.norm()) < before).all()
+
+
+# Stops, stories, templates and embedding files
+
+
+def vqgan_clip(seen: torch.Tensor, target: torch.Tensor, weight: float, stop: float) -> torch.Tensor:
+    """The gradient of VQGAN-CLIP's prompt to embeddings [k, d]: its formula, its `replace_grad` by hand."""
+    seen = seen.detach().requires_grad_()
+    sign = math.copysign(1, weight)
+    distances = F.normalize(seen, dim=1).sub(F.normalize(target, dim=0)).norm(dim=1).div(2).arcsin()
+    distances = distances.pow(2).mul(2) * sign
+    (abs(weight) * torch.maximum(distances, torch.tensor(stop)).mean()).backward()
+    return seen.grad
+
+
+@pytest.mark.parametrize(("weight", "away"), [(1.0, 1), (-1.0, -1)])
+def test_stops_are_vqgan_clips(clip, weight: float, away: int) -> None:
+    picture = torch.rand(1, 3, 30, 30, generator=torch.Generator().manual_seed(0))
+    crops = Crops.clipdraw(Clock(seed=1), k=6)
+    distances = great_circle(clip.encode_image(crops(picture, 16)[0]), clip.encode_text(["a fox"])).sort()[0]
+    stops = [-math.inf, *(away * (distances[i] + distances[i + 1]).item() / 2 for i in range(5)), away * 4.9]
+    target = clip.encode_text(["a fox"])[0]
+    for stop in stops:
+        if stop == -4.9:
+            continue
+        image = picture.clone().requires_grad_()
+        value = ClipLoss(clip, [Prompt("a fox", weight=weight, stop=stop)], crops, great_circle)(image)
+        assert value.item() == pytest.approx(away * distances.mean().item(), abs=1e-5)  # whatever the stop
+        (gradient,) = torch.autograd.grad(value.sum(), image)
+        seen = clip.encode_image(crops(image, 16)[0])
+        (expected,) = torch.autograd.grad(seen, image, vqgan_clip(seen, target, weight, stop))
+        assert torch.allclose(gradient, expected, atol=1e-6)
+        if stop == 4.9:
+            assert not gradient.any()
+
+
+def test_a_story_goes_on_with_the_clock(clip) -> None:
+    clock = Clock(100)
+    picture = torch.rand(1, 3, 30, 30, generator=torch.Generator().manual_seed(0))
+    crops = Crops.clipdraw(clock)
+    story = ClipLoss(clip, parse("a fox => snow | blurry:-1"), crops)
+    for clock.index, line in (
+        (0, "a fox | blurry:-1"),
+        (50, "a fox | snow | blurry:-2"),
+        (56, "a fox:0.26 | snow:0.74 | blurry:-1"),
+        (100, "snow | blurry:-1"),
+    ):
+        assert torch.allclose(story(picture), ClipLoss(clip, parse(line), crops)(picture), atol=1e-6)
+    score = clip_score(clip, parse("a fox => snow | blurry:-1"), picture)
+    assert torch.equal(score, clip_score(clip, parse("snow | blurry:-1"), picture))
+
+
+def test_a_scene_that_is_not_seen_costs_nothing(clip) -> None:
+    clock, looks = Clock(2), []
+    see = clip.encode_image
+    clip.encode_image = lambda images: looks.append(len(images)) or see(images)
+    loss = ClipLoss(clip, parse("a fox [0,0,0.5,1] => snow [0.5,0,1,1]"), Crops.clipdraw(clock, 3))
+    for clock.index, expected in ((0, [3]), (1, [3, 3]), (2, [3])):
+        looks.clear()
+        loss(torch.rand(1, 3, 20, 20))
+        assert looks == expected
+
+
+def test_templates_are_a_mean_of_unit_embeddings(clip) -> None:
+    sentences = ["a photo of a {}.", "the {}", "{}"]
+    made = embed(clip, parse("a fox | @me:0.5", sentences)[:1])[0]
+    rows = clip.encode_text(["a photo of a a fox.", "the a fox", "a fox"])
+    assert torch.allclose(made, F.normalize(rows.mean(0), dim=0), atol=1e-6)
+    (one,) = embed(clip, parse("a fox", ["the {}"]))
+    assert torch.allclose(one, rows[1])
+    with pytest.raises(InputError, match="once, for the label"):
+        embed(clip, parse("a fox", ["a photo"]))
+
+
+def test_a_saved_embedding_is_a_prompt(clip, tmp_path: Path) -> None:
+    (fox,) = embed(clip, parse("a fox"))
+    for name in ("fox.npy", "fox.safetensors"):
+        save_embedding(tmp_path / name, 3 * fox)
+        assert torch.allclose(embed(clip, parse(f"@{tmp_path}/{name}"))[0], fox, atol=1e-6)
+    save_embedding(tmp_path / "short.npy", fox[:3])
+    with pytest.raises(InputError, match=r"12 numbers, got 3 in .*short\.npy"):
+        ClipLoss(clip, parse(f"@{tmp_path}/short.npy"), Crops.clipdraw(Clock()))

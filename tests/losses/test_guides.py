@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import guidance as g
+from guidance.clock import at
 from guidance.errors import InputError
 
 PICTURES = torch.rand(2, 3, 24, 24, generator=torch.Generator().manual_seed(0))
@@ -81,3 +82,35 @@ def test_the_score_is_the_mean_by_shares(guides) -> None:
     assert torch.allclose(g.guide_score(guides, prompts, PICTURES), expected)
     turned = dict(reversed(guides.items()))
     assert torch.equal(g.guide_score(turned, prompts, PICTURES), g.guide_score(guides, prompts, PICTURES))
+
+
+def test_separate_prompts_have_the_same_sum_at_every_moment(guides) -> None:
+    clock = g.Clock(10, seed=3)
+    prompts = g.parse("a fox:2 => snow | blurry [0,0,0.5,1]:-0.5:-0.9 | a fox")
+    views = g.Crops.clipdraw(clock, 2)
+    whole = g.clip_losses(guides, prompts, views)
+    parts = g.clip_losses(guides, prompts, views, separate=True)
+    assert [name for name in parts if name.startswith("clip/a/")] == [
+        "clip/a/1 a fox",
+        "clip/a/2 snow",
+        "clip/a/3 blurry [0.0,0.0,0.5,1.0]",
+        "clip/a/4 a fox",
+    ]
+    for clock.index in (0, 5, 10):
+        sums = []
+        for losses in (whole, parts):
+            image = PICTURES.clone().requires_grad_()
+            value = sum(at(weight, clock.progress) * loss(image) for weight, loss in losses.values())
+            sums.append((value, *torch.autograd.grad(value.sum(), image)))
+        for here, there in zip(*sums, strict=True):
+            assert torch.allclose(here, there, atol=1e-6)
+
+
+def test_the_steps_report_how_far_prompts_agree(clip) -> None:
+    clock = g.Clock(1)
+    prompts = g.parse("a fox | a fox:2 | a fox:-1")
+    losses = g.clip_losses({"tiny": (1.0, clip)}, prompts, g.Crops.clipdraw(clock), separate=True)
+    (step,) = g.optimize(g.Strokes(3, 24, clock), losses, clock, report=True)
+    first, second, away = losses
+    assert step.report.cosines[first, second].item() == pytest.approx(1, abs=1e-5)
+    assert step.report.cosines[first, away].item() == pytest.approx(-1, abs=1e-5)
