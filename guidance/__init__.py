@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from guidance.clip.index import Index
     from guidance.clip.interop import from_transformers, save_transformers, to_transformers
     from guidance.clip.search import Match, duplicates, search
+    from guidance.clip.templates import read_templates
+    from guidance.clip.vectors import save_embedding
     from guidance.clip.zero_shot import classifier, zero_shot
     from guidance.clock import Clock, cosine, linear, piecewise
     from guidance.crops import Crops
@@ -89,6 +91,8 @@ _HOMES = {
     "guidance.clip.index": ["Index"],
     "guidance.clip.interop": ["from_transformers", "save_transformers", "to_transformers"],
     "guidance.clip.search": ["Match", "duplicates", "search"],
+    "guidance.clip.templates": ["read_templates"],
+    "guidance.clip.vectors": ["save_embedding"],
     "guidance.clip.zero_shot": ["classifier", "zero_shot"],
     "guidance.clock": ["Clock", "cosine", "linear", "piecewise"],
     "guidance.crops": ["Crops"],

@@ -11,7 +11,8 @@ from cyclopts import Parameter
 Prompt = Annotated[
     str,
     Parameter(
-        help='What to draw; several prompts with weights: "a fox:1.5 | blurry:-0.3 | @cat.png:0.5".',
+        help='What to draw; several prompts with weights: "a fox:1.5 | blurry:-0.3 | @cat.png:0.5"; in a '
+        'part of the picture: "a fox [0,0,0.5,1]"; one after the other: "seed => sprout => flower".',
     ),
 ]
 Seed = Annotated[int, Parameter(help="Another number gives another picture.")]
@@ -24,6 +25,12 @@ Clip = Annotated[
     ),
 ]
 Crops = Annotated[int, Parameter(help="How many augmented views of the picture the model sees in a step.")]
+Templates = Annotated[
+    str,
+    Parameter(
+        help="Sentences that a text is put into: plain, openai, or a file, one a line, {} for the text."
+    ),
+]
 BestOf = Annotated[int, Parameter(help="How many pictures are made at once; the best is kept.")]
 Device = Annotated[str, Parameter(help="auto, cpu, cuda, cuda:1, …")]
 Precision = Annotated[
