@@ -96,6 +96,8 @@ def test_half_an_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("MASTER_ADDR", "localhost")
-    refused = pytest.raises(InputError, match="WORLD_SIZE is set but not RANK, LOCAL_RANK, MASTER_PORT; start with torchrun")
+    refused = pytest.raises(
+        InputError, match="WORLD_SIZE is set but not RANK, LOCAL_RANK, MASTER_PORT; start with torchrun"
+    )
     with refused, process_group(torch.device("cpu")):
         pass

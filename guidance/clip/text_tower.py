@@ -1,7 +1,7 @@
 """A text tower with rotary positions, padding masks, a CLS token and encodings of tokens.
 
-It takes the place of `text` in open_clip's `CustomTextCLIP`, as a tower of transformers' does. open_clip's own
-has learned positions only, and masks no padding in the configurations that it reads.
+It takes the place of `text` in open_clip's `CustomTextCLIP`, as a tower of transformers' does. open_clip's
+own has learned positions only, and masks no padding in the configurations that it reads.
 """
 
 from typing import final
