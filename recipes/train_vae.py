@@ -18,7 +18,7 @@ def main(
     channels: tuple[int, ...] = (16, 32, 64),
     latent_channels: int = 4,
     batch: int = 8,
-    lr: float = 1e-3,
+    lr: float = 5e-4,
     perceptual: float = 0.25,
     kl: float = 1e-4,
     clip: options.Clip = "tiny",
@@ -48,11 +48,14 @@ def main(
     settings = {name: value for name, value in locals().items() if name not in ("output", "device")}
     from diffusers import AutoencoderKL
 
-    from guidance.diffusion.train_vae import VaeTrainee, psnr, standardise_, train_vae, views
+    from guidance.diffusion.train_vae import VaeTrainee, begin_linear_, psnr, standardise_, train_vae, views
+    from guidance.diffusion.vae import read_model
 
     where = g.device(device)
     clock = g.Clock(steps, seed)
     factor = 2 ** (len(channels) - 1)
+    if any(width < 16 or width % 4 for width in channels):
+        raise g.InputError(f"channels must be multiples of 4 from 16, got {channels}")
     if image_size % factor:
         raise g.InputError(f"image_size must be a multiple of {factor}, got {image_size}")
     judge = g.load(clip, device=where)
@@ -66,13 +69,14 @@ def main(
             block_out_channels=channels,
             layers_per_block=1,
             latent_channels=latent_channels,
-            norm_num_groups=8,
+            norm_num_groups=4,
             mid_block_add_attention=False,  # convolutions alone: latents of any size
             sample_size=image_size,
             force_upcast=False,
         )
+    begin_linear_(vae)
     if start is not None:
-        vae = AutoencoderKL.from_pretrained(start, local_files_only=True, use_safetensors=True).float()
+        vae = read_model(f"local-dir:{start}")
     trainee = VaeTrainee(vae.train().requires_grad_()).to(where)
     optimizer = torch.optim.AdamW(trainee.vae.parameters(), betas=(0.9, 0.99), weight_decay=0.01)
     training.open_folder(output, settings)

@@ -20,6 +20,11 @@ from guidance.clip.features import image_features
 from guidance.clock import Clock
 from guidance.errors import InputError
 
+#: The first of four channels (colour, -colour, level, -level) for each of red, green and blue.
+LANES = (0, 4, 8)
+#: Large against colours, which are in [-1, 1].
+LEVEL = 4.0
+
 #: The stages of the CLIP's convolutional tower that the perceptual distance looks at.
 STAGES = (0, 1, 2)
 
@@ -31,6 +36,61 @@ class VaeTrainee(nn.Module):
         super().__init__()
         self.vae = vae
         self.mean_vae = deepcopy(vae).requires_grad_(False)
+
+
+@torch.no_grad()
+def begin_linear_(vae: AutoencoderKL) -> None:
+    """Make an untrained autoencoder one whose latent has the mean colours in its first channels, in place.
+
+    All that is not linear is for training to add: residual branches begin as zero (Zhang et al. 2019). With
+    diffusers' random weights, colours were still wrong after 2000 steps, at a mean error of 0.07; from here
+    it is 0.05 after 200. A group norm takes a picture's level of colour away; so each colour goes with its
+    negative and a constant with its, which makes the norm's mean 0 and its deviation nearly constant, and
+    silu(u) - silu(-u) = u undoes the activation. The finest level must have 16 channels or more, in 4 groups.
+    """
+    encoder, decoder = vae.encoder, vae.decoder
+    point, box = torch.zeros(3, 3), torch.zeros(3, 3)
+    point[1, 1] = 1
+    box[:2, :2] = 1 / 4
+    tent = torch.outer(torch.tensor([0.25, 0.5, 0.25]), torch.tensor([0.25, 0.5, 0.25]))
+    for conv in (encoder.conv_in, decoder.conv_in):
+        for colour, lane in enumerate(LANES):
+            _only(conv, lane, {colour: point})
+            _only(conv, lane + 1, {colour: -point})
+    for half, blocks in ((encoder, encoder.down_blocks), (decoder, decoder.up_blocks)):
+        residuals = [*(r for block in blocks for r in block.resnets), *half.mid_block.resnets]
+        for residual in residuals:
+            nn.init.zeros_(residual.conv2.weight)
+            nn.init.zeros_(residual.conv2.bias)
+        passing = [(r.conv_shortcut, torch.ones(1, 1)) for r in residuals if r.conv_shortcut is not None]
+        if half is encoder:
+            passing += [(sampler.conv, box) for block in blocks for sampler in block.downsamplers or []]
+        else:
+            passing += [(sampler.conv, tent) for block in blocks for sampler in block.upsamplers or []]
+        for conv, kernel in passing:
+            for lane in LANES:
+                _only(conv, lane, {lane: kernel})
+                _only(conv, lane + 1, {lane + 1: kernel})
+        last = half.mid_block.resnets[-1] if half is encoder else decoder.up_blocks[-1].resnets[-1]
+        group = half.conv_norm_out.num_channels // half.conv_norm_out.num_groups
+        for colour, lane in enumerate(LANES):
+            last.conv2.bias[lane + 2], last.conv2.bias[lane + 3] = LEVEL, -LEVEL
+            neighbours = sum(lane // group == other // group for other in LANES)
+            deviation = LEVEL * (2 * neighbours / group) ** 0.5
+            _only(half.conv_out, colour, {lane: deviation * point, lane + 1: -deviation * point})
+    for conv in (vae.quant_conv, vae.post_quant_conv):
+        nn.init.dirac_(conv.weight)
+        nn.init.zeros_(conv.bias)
+    # The logarithm of the variance: little noise.
+    encoder.conv_out.weight[vae.config.latent_channels :] = 0
+    encoder.conv_out.bias[vae.config.latent_channels :] = -6
+
+
+def _only(conv: nn.Conv2d, channel: int, kernels: dict[int, Tensor]) -> None:
+    """Make one channel that a convolution gives depend on a few of those that it gets."""
+    conv.weight[channel], conv.bias[channel] = 0, 0
+    for source, kernel in kernels.items():
+        conv.weight[channel, source] = kernel
 
 
 @dataclass(frozen=True)

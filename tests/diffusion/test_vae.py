@@ -163,8 +163,8 @@ def original(name: str) -> str:
     name = re.sub(r"mid_block\.resnets\.(\d)", lambda match: f"mid.block_{int(match[1]) + 1}", name)
     pairs = {
         "mid_block.attentions.0": "mid.attn_1", "group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v",
-        "to_out.0": "proj_out", "resnets": "block", "conv_shortcut": "nin_shortcut", "conv_norm_out": "norm_out",
-        "downsamplers.0": "downsample", "upsamplers.0": "upsample",
+        "to_out.0": "proj_out", "resnets": "block", "conv_shortcut": "nin_shortcut",
+        "conv_norm_out": "norm_out", "downsamplers.0": "downsample", "upsamplers.0": "upsample",
     }  # fmt: skip
     for theirs, ours in pairs.items():
         name = name.replace(theirs, ours)
