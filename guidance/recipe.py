@@ -44,7 +44,7 @@ def arguments_of_run(
 
     Raises InputError for settings that are missing, or are none of the recipe's, or of another type.
     """
-    from guidance.run import plain
+    from guidance.folder import plain
 
     parameters, hints = inspect.signature(main).parameters, get_type_hints(main, include_extras=True)
     needed = {name for name, parameter in parameters.items() if parameter.default is parameter.empty}

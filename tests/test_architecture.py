@@ -43,7 +43,10 @@ ALLOWED = {
         "shipped", "starting",
     },  # fmt: skip
     "doctor": {"canvas", "clip", "film", "media", "shipped"},
-    "recipe": {"run"},
+    "recipe": {"folder"},
+    "drawings": {"folder", "recipe", "run", "shipped"},
+    "intervals": set(),
+    "evaluation": {"clip", "crops", "folder", "intervals", "losses", "media"},
     "cli": {"doctor", "folder", "metadata", "recipe", "run", "shipped"},
     "__main__": {"cli"},
     "__init__": None,

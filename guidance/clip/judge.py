@@ -91,7 +91,7 @@ def restyle(
     styled = 1 - (1 - styled * (1 - tint)) * fading
     soft = functional.interpolate(uniform(n, 3, 8, 8) - 0.5, size=size, mode="bicubic")
     noise = torch.randn(images.shape, generator=generator).to(images)
-    strength = 0.5 * (uniform(2, n, 1, 1, 1) - 0.5).clamp(min=0)
+    strength = 0.5 * (uniform(2, n, 1, 1, 1) - 0.6).clamp(min=0)
     return (styled + strength[0] * noise + 2 * strength[1] * soft).clamp(0, 1)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cache
+from math import isqrt
 from pathlib import Path
 
 import torch
@@ -54,11 +55,20 @@ def write_sheet(path: Path, places: Sequence[Place], names: Sequence[str]) -> st
     told = f"sheet: {path}"
     if len(places) > MOST:
         told += f", the first {MOST} of {len(places)}"
-    lacking = sorted({c for name in names[:MOST] for c in _undrawn(name)})
-    if lacking:
-        some = "".join(lacking[:8]) + ("…" if len(lacking) > 8 else "")
-        told += f", without letters that no font here has ({some}); Noto Sans CJK has most"
-    return told
+    return told + _without(names[:MOST])
+
+
+def write_table(
+    path: Path, cells: Sequence[Sequence[Path]], rows: Sequence[str], columns: Sequence[str]
+) -> str:
+    """Write a `named_table` of picture files as a PNG; returns a line, and raises, as `write_sheet` does."""
+    places = [[(str(file), None, 0) for file in row] for row in cells]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_png(path, named_table(places, rows, columns))
+    except OSError as error:
+        raise InputError(f"cannot write {path} ({error.strerror}); choose another --sheet") from error
+    return f"sheet: {path}" + _without([*rows, *columns])
 
 
 def named_sheet(places: Sequence[Place], names: Sequence[str], side: int = 160) -> Float[Tensor, "1 3 H W"]:
@@ -70,22 +80,50 @@ def named_sheet(places: Sequence[Place], names: Sequence[str], side: int = 160) 
     return sheet(torch.cat([_tile(place, name, side) for place, name in zip(places, names, strict=True)]))
 
 
+def named_table(
+    cells: Sequence[Sequence[Place]], rows: Sequence[str], columns: Sequence[str]
+) -> Float[Tensor, "1 3 H W"]:
+    """Rows of pictures, each under its name, and the names of the columns above them all.
+
+    A picture has up to 160 pixels a side, and fewer where the page would have over ten million.
+    """
+    side = max(32, min(160, isqrt(MOST * 160**2 // (len(rows) * len(columns)))))
+    step, high = side + 4, side + LINE + 8
+    page = Image.new("RGB", (len(columns) * step + 4, len(rows) * high + LINE + 4), "white")
+    for j, column in enumerate(columns):
+        _write(page, column, 4 + j * step, 2, side)
+    for i, (row, places) in enumerate(zip(rows, cells, strict=True)):
+        top = LINE + 4 + i * high
+        _write(page, one_line(row), 4, top, page.width - 8)
+        for j, place in enumerate(places):
+            _paste(page, place, 4 + j * step, top + LINE + 2, side)
+    return as_image(page)
+
+
 def _tile(place: Place, name: str, side: int) -> Float[Tensor, "1 3 h w"]:
     tile = Image.new("RGB", (side, side + 2 * LINE), "white")
+    _paste(tile, place, 0, 0, side)
+    for row, line in enumerate(_lines(name)):
+        _write(tile, line, 0, side + row * LINE, side)
+    return as_image(tile)
+
+
+def _paste(page: Image.Image, place: Place, left: int, top: int, side: int) -> None:
     try:
         picture, _, _ = decode(read(*place).data, side)
         picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     except Unusable:
         picture = Image.new("RGB", (side, side), "lightgrey")
-    tile.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
-    draw = ImageDraw.Draw(tile)
-    for row, line in enumerate(_lines(name)):
-        font = _font(line)
-        line = "".join(character for character in line if _has(font, character))
-        while line and draw.textlength(line, font) > side:
-            line = line[:-2] + "…" if len(line) > 2 else ""
-        draw.text((side / 2, side + row * LINE), line, "black", font, anchor="ma")
-    return as_image(tile)
+    page.paste(picture, (left + (side - picture.width) // 2, top + (side - picture.height) // 2))
+
+
+def _write(page: Image.Image, line: str, left: int, top: int, width: int) -> None:
+    """A line in the middle of `width` pixels, cut where it is longer."""
+    draw, font = ImageDraw.Draw(page), _font(line)
+    line = "".join(character for character in line if _has(font, character))
+    while line and draw.textlength(line, font) > width:
+        line = line[:-2] + "…" if len(line) > 2 else ""
+    draw.text((left + width / 2, top), line, "black", font, anchor="ma")
 
 
 def _lines(name: str) -> list[str]:
@@ -94,8 +132,14 @@ def _lines(name: str) -> list[str]:
     return [first, one_line(rest)]
 
 
-def _undrawn(name: str) -> set[str]:
-    return {c for line in _lines(name) for c in line if not _has(_font(line), c)}
+def _without(names: Sequence[str]) -> str:
+    """What is said of characters that no font here has, if there are any."""
+    lines = [line for name in names for line in _lines(name)]
+    lacking = sorted({c for line in lines for c in line if not _has(_font(line), c)})
+    if not lacking:
+        return ""
+    some = "".join(lacking[:8]) + ("…" if len(lacking) > 8 else "")
+    return f", without letters that no font here has ({some}); Noto Sans CJK has most"
 
 
 @cache
