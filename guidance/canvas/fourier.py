@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from guidance.canvas.base import Canvas, ParamGroup
 from guidance.canvas.grids import check_colour, check_members, check_number, frame
-from guidance.clock import Clock
+from guidance.clock import Clock, Schedule, at
 
 #: A square root of the covariance of colours in photographs (Lucid; Olah et al. 2017): a row for each of
 #: three independent axes, of light, of warm against cold, and of green against the rest.
@@ -21,8 +21,8 @@ class Fourier(Canvas):
     al., Feature Visualization, 2017; with aphantasia's settings).
 
     `size` is (height, width), or one number for a square. A parameter, normal with deviation `sd` at first,
-    is the amplitude of a wave, times (f₀ / max(f, f₀))^`decay` for its frequency f, where f₀ is four waves to
-    the longer side: so a step of equal size for all changes the large forms most. The waves are mixed into
+    is the amplitude of a wave, times (f₀ / max(f, f₀))^`decay` for its frequency f, where f₀ is `lowest` waves
+    to the longer side: so a step of equal size for all changes the large forms most. The waves are mixed into
     colours, the more vivid the larger `colours`, added to the logit of `colour` (sRGB in [0, 1]), and go
     through a sigmoid. With a `contrast`, the waves of a picture are scaled to this standard deviation
     whatever the amplitudes, as in aphantasia: such a picture is never a blank page.
@@ -44,18 +44,21 @@ class Fourier(Canvas):
         b: int = 1,
         sd: float = 0.01,
         decay: float = 1.5,
+        lowest: float = 1.0,
         colours: float = 1.8,
         contrast: float | None = None,
         colour: tuple[float, float, float] = (0.5, 0.5, 0.5),
-        lr: float = 0.05,
+        lr: Schedule = 0.05,
     ) -> None:
         super().__init__()
         height, width = frame(size)
         check_members(b)
         check_colour("colour", colour)
         check_number("decay", decay, most=10)
-        for name, value in (("sd", sd), ("colours", colours), ("lr", lr)):
+        for name, value in (("sd", sd), ("lowest", lowest), ("colours", colours)):
             check_number(name, value, least=1e-6)
+        for progress in (0.0, 1.0):
+            check_number("lr", at(lr, progress), least=1e-6)
         if contrast is not None:
             check_number("contrast", contrast, least=1e-6)
 
@@ -65,8 +68,8 @@ class Fourier(Canvas):
         start = replace(clock, index=0).normal("fourier", b, (3, height, width // 2 + 1, 2))
         self.spectrum = nn.Parameter(sd * start)
         frequency = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width))
-        lowest = 4 / max(height, width)
-        scale = (lowest / frequency.clamp(min=lowest)) ** decay
+        base = lowest / max(height, width)
+        scale = (base / frequency.clamp(min=base)) ** decay
         axes = torch.tensor(_AXES) / torch.tensor([[colours], [1.0], [1.0]])
         self.register_buffer("scale", scale, persistent=False)
         self.register_buffer("axes", axes / axes.norm(dim=1).max(), persistent=False)

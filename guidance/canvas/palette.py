@@ -52,8 +52,8 @@ class Palette(Canvas):
         block: int = 8,
         temperature: tuple[float, float] = (1.0, 0.3),
         ground: float = 2.0,
-        noise: float = 0.5,
-        lr: float = 0.1,
+        noise: float = 0.1,
+        lr: float = 0.2,
         colour_lr: float = 0.02,
     ) -> None:
         super().__init__()

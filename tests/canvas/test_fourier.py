@@ -29,7 +29,7 @@ def by_lucid(canvas: Fourier, decay: float, colours: float, contrast: float) -> 
 
 @pytest.mark.parametrize("size", SIZES[:4])
 def test_it_is_aphantasias_picture(size: tuple[int, int]) -> None:
-    canvas = Fourier(size, Clock(seed=4), b=2, decay=1.5, colours=1.8, contrast=1.1)
+    canvas = Fourier(size, Clock(seed=4), b=2, decay=1.5, lowest=4.0, colours=1.8, contrast=1.1)
     np.testing.assert_allclose(canvas().detach(), by_lucid(canvas, 1.5, 1.8, 1.1), atol=2e-5)
 
 
