@@ -1,6 +1,8 @@
 """Films against what ffmpeg and Pillow decode."""
 
+import errno
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from imageio_ffmpeg import count_frames_and_secs, get_ffmpeg_exe, read_frames
 from PIL import Image, ImageSequence
 
 from guidance import film
+from guidance.errors import InputError
 from guidance.media import jpeg
 
 COLOURS = [(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)]
@@ -67,7 +70,22 @@ def test_the_same_frames_are_the_same_film(tmp_path: Path) -> None:
 def test_a_film_that_cannot_be_made_says_why(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"film\.mp4: .+"):
         film.write_film(tmp_path / "film.mp4", [b"no jpeg"])
+    with pytest.raises(InputError, match=r"must end in \.mp4, \.gif, \.webp"):
+        film.write_film(tmp_path / "film.avi", FRAMES)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_film_for_which_there_is_no_room_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = os.strerror(errno.ENOSPC)
+    ffmpeg = tmp_path / "ffmpeg"
+    ffmpeg.write_text(
+        f"#!/bin/sh\ncat > /dev/null\necho 'av_interleaved_write_frame(): {words}' >&2\nexit 1\n"
+    )
+    ffmpeg.chmod(0o755)
+    monkeypatch.setattr(film, "get_ffmpeg_exe", lambda: str(ffmpeg))
+    with pytest.raises(OSError, match=words) as caught:
+        film.write_film(tmp_path / "film.mp4", FRAMES)
+    assert caught.value.errno == errno.ENOSPC
 
 
 @pytest.mark.parametrize(("total", "frames"), [(1, 1), (40, 40), (151, 150), (400, 150)])

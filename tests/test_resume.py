@@ -2,6 +2,8 @@
 
 import json
 import os
+import random
+import re
 import signal
 import subprocess
 import sys
@@ -16,16 +18,20 @@ TOY = Path(__file__).parent / "recipes" / "toy.py"
 SAME = ["final.svg", "timelapse.mp4", "metrics.jsonl", "sheet.png"]
 
 
-def start(*arguments: object) -> subprocess.Popen:
+def start(*arguments: object, largest: int | None = None) -> subprocess.Popen:
+    """The command in a process of its own, in which no file can have more than `largest` bytes."""
     command = [sys.executable, "-m", "guidance", *map(str, arguments)]
+    if largest is not None:
+        limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({largest}, {largest}))"
+        command[1:3] = ["-c", f"{limit}; import sys; from guidance.cli import main; sys.exit(main())"]
     environment = os.environ | {"PYTHONPATH": str(TOY.parents[2]), "OMP_NUM_THREADS": "2"}
     return subprocess.Popen(
         command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     )
 
 
-def begin(output: Path) -> subprocess.Popen:
-    return start(TOY, "two dots", "--best-of", 2, "--pause", 0.02, "--output", output)
+def begin(output: Path, largest: int | None = None) -> subprocess.Popen:
+    return start(TOY, "two dots", "--best-of", 2, "--pause", 0.02, "--output", output, largest=largest)
 
 
 def ends_well(process: subprocess.Popen) -> Path:
@@ -83,6 +89,42 @@ def test_after_kill(whole: Path, tmp_path: Path) -> None:
     (folder / "checkpoint" / ".state.safetensors.1.tmp").write_bytes(b"half")
     stop(start("resume", folder, "--recipe", TOY), folder, signal.SIGKILL)
     assert ends_well(start("resume", folder, "--recipe", TOY)) == folder
+    same(folder, whole)
+
+
+def test_after_kills_at_any_moment(whole: Path, tmp_path: Path) -> None:
+    """Killed again and again until it comes to an end by itself; the seed is told if it fails."""
+    seed = random.randrange(10**6)
+    moments = random.Random(seed)
+    folder, process = tmp_path / "toy" / "two-dots-0", begin(tmp_path)
+    for _ in range(2):
+        # From when the folder is there: before that there is nothing to lose.
+        deadline = time.monotonic() + 60
+        while not (folder / "run.json").exists() and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        time.sleep(moments.uniform(0, 2))
+        process.kill()
+        process.communicate()
+        if process.returncode == 0:
+            break
+        process = start("resume", folder, "--recipe", TOY)
+    if process.returncode is None:
+        ends_well(process)
+    same(folder, whole)
+    assert process.returncode == 0, f"seed {seed}"
+
+
+def test_after_the_disk_was_full(whole: Path, tmp_path: Path) -> None:
+    folder, process = tmp_path / "toy" / "two-dots-0", begin(tmp_path, largest=1000)  # less than a checkpoint
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "Traceback" not in err
+    hint, told = err.splitlines()[-2:]
+    assert hint == f"stopped early; to go on: guidance resume {folder} --recipe {TOY}"
+    assert re.fullmatch(r"guidance: cannot write .* \(File too large\); make room", told)
+    assert not list(folder.rglob(".*.tmp"))
+    ends_well(start("resume", folder, "--recipe", TOY))
     same(folder, whole)
 
 

@@ -18,7 +18,7 @@ from guidance import checkpoint, film, media
 from guidance import run as run_module
 from guidance.canvas.base import Canvas, ParamGroup
 from guidance.clock import Clock
-from guidance.errors import InputError
+from guidance.errors import FULL_DISK, InputError
 from guidance.folder import new_folder
 from guidance.optimization import adam, optimize
 from guidance.run import Run
@@ -42,13 +42,17 @@ def mean(image: Tensor) -> Tensor:
     return image.mean((1, 2, 3))
 
 
+def square(image: Tensor) -> Tensor:
+    return image.square().mean((1, 2, 3))
+
+
 def draw(output: Path, *, steps: int = 4, greys: tuple[float, ...] = (0.5,), **changes: object) -> Path:
     """A whole recipe; greater is better."""
     arguments = {"prompt": "A fox!", "steps": steps, "seed": 7, "output": output, "resume": None} | changes
     run = Run("recipes/grey.py", arguments)
     canvas, clock = Greys(list(greys)), Clock(steps)
     optimizer = adam(canvas)
-    for _ in run.track(optimize(canvas, {"mean": mean}, clock, optimizer), canvas, optimizer, clock):
+    for _ in run.optimize(canvas, {"mean": mean, "square": (0.0, square)}, clock, optimizer):
         pass
     return run.finish(canvas, scores=mean(canvas()))
 
@@ -66,7 +70,14 @@ def draw_half(output: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     run, canvas, clock = Run("recipes/grey.py", arguments), Greys([0.5]), Clock(4)
     optimizer = adam(canvas)
     with pytest.raises(RuntimeError, match="power cut"):
-        list(run.track(optimize(canvas, {"mean": dies}, clock, optimizer), canvas, optimizer, clock))
+        list(
+            run.track(
+                optimize(canvas, {"mean": dies, "square": (0.0, square)}, clock, optimizer),
+                canvas,
+                optimizer,
+                clock,
+            )
+        )
     return run.folder
 
 
@@ -177,6 +188,53 @@ def test_a_failed_write_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(OSError, match="no space left"):
         draw(tmp_path, film="none")
     assert not [path for path in tmp_path.rglob("*") if path.suffix in {".png", ".jpg", ".tmp"}]
+
+
+@pytest.mark.parametrize("number", FULL_DISK)
+def test_a_full_disk_leaves_the_last_good_checkpoint_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    monkeypatch.setattr(run_module, "CHECKPOINT_SECONDS", 0.0)
+    sync, calls = os.fsync, iter(range(9))
+
+    def full(file: int) -> None:
+        """The disk is full when the third checkpoint is written, and half of it is there."""
+        sync(file)
+        if next(calls) == 2:
+            os.ftruncate(file, 100)
+            raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match=os.strerror(number)):
+            draw(tmp_path)
+    folder = tmp_path / "grey" / "a-fox-7"
+    assert f"to go on: guidance resume {folder}" in capsys.readouterr().err
+    with safe_open(folder / "checkpoint" / "state.safetensors", "pt") as state:
+        assert state.metadata()["index"] == "2"
+    assert not list(folder.rglob("*.tmp"))
+    draw(tmp_path, resume=folder)
+    whole = draw(tmp_path)
+    for name in ["metrics.jsonl", "timelapse.mp4", "final.png"]:
+        assert (folder / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_reports_are_in_the_metrics(tmp_path: Path) -> None:
+    folder = draw(tmp_path, steps=2, greys=(0.5, 0.2), report=True)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert all(line["report"]["gradient norms"]["mean"] == pytest.approx([768**-0.5] * 2) for line in lines)
+    assert lines[0]["report"]["cosines"]["mean ~ square"] == pytest.approx([1, 1])
+    without = (draw(tmp_path, steps=2, greys=(0.5, 0.2)) / "metrics.jsonl").read_text().splitlines()
+    assert [{name: line[name] for name in ("step", "mean", "square")} for line in lines] == list(
+        map(json.loads, without)
+    )
+
+
+def test_members_are_kept(tmp_path: Path) -> None:
+    folder = draw(tmp_path, greys=(0.2, 0.9, 0.4))
+    shown = [media.read_image(folder / "members" / f"{i}.png").mean().item() for i in range(3)]
+    assert shown == pytest.approx([0.196, 0.896, 0.396], abs=0.01)
+    assert not (draw(tmp_path) / "members").exists()
 
 
 def test_resuming_goes_on_from_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,7 +377,7 @@ def test_progress_is_about_ten_plain_lines(tmp_path: Path, capsys: pytest.Captur
     draw(tmp_path, steps=35)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 10
-    assert lines[-1].startswith("step 35/35  mean 0.4660  0 s left")
+    assert lines[-1].startswith("step 35/35  mean 0.4660  square 0.2172  0 s left")
 
 
 def test_a_run_that_died_while_finishing_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
