@@ -63,7 +63,7 @@ def main(
     run.start(canvas)
 
     guides = g.load_guides(clip, device=where, precision=precision)
-    losses = g.clip_losses(guides, prompts, views)
+    losses = g.clip_losses(guides, prompts, views, separate=report)
     for _ in run.optimize(canvas, losses, clock):
         pass
 

@@ -43,7 +43,7 @@ def main(
 
     views = g.Crops.calm(clock, crops)
     guides = g.load_guides(clip, device=where, precision=precision)
-    losses = g.clip_losses(guides, prompts, views)
+    losses = g.clip_losses(guides, prompts, views, separate=report)
     for _ in run.optimize(canvas, losses, clock):
         pass
 
