@@ -50,12 +50,12 @@ def main(
         distance, smooth, betas = cosine_and_angle, g.linear(0.0, 0.0), (0.0, 0.999)
     else:
         # Slower falls of amplitude, or larger steps, dissolve the form into specks.
-        rate = g.linear(0.07, 0.005)
+        rate = g.linear(0.05, 0.005)
         canvas = g.Fourier(frame, clock, b=best_of, decay=2.0, colour=(0.97, 0.97, 0.97), lr=rate)
         views = g.Crops(
             clock, crops, scale=(0.9, 1.0), rotation=4.0, translation=0.04, noise=g.linear(0.2, 0.02)
         )
-        distance, smooth, betas = g.cosine_distance, g.linear(0.0, 0.5), (0.9, 0.999)
+        distance, smooth, betas = g.cosine_distance, g.linear(0.0, 0.7), (0.9, 0.999)
     canvas.to(where)
     run.start(canvas)
 

@@ -42,7 +42,7 @@ class Fourier(Canvas):
         clock: Clock,
         *,
         b: int = 1,
-        sd: float = 0.01,
+        sd: float = 0.05,
         decay: float = 1.5,
         lowest: float = 1.0,
         colours: float = 1.8,
