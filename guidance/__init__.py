@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from guidance.clip.features import image_features, image_tokens, text_features, text_tokens
     from guidance.clip.index import Index
     from guidance.clip.interop import from_transformers, save_transformers, to_transformers
+    from guidance.clip.salient import outlines, relevance, salience, salient_places
     from guidance.clip.search import Match, duplicates, search
     from guidance.clip.templates import read_templates
     from guidance.clip.vectors import save_embedding
@@ -90,6 +91,7 @@ _HOMES = {
     "guidance.clip.features": ["image_features", "image_tokens", "text_features", "text_tokens"],
     "guidance.clip.index": ["Index"],
     "guidance.clip.interop": ["from_transformers", "save_transformers", "to_transformers"],
+    "guidance.clip.salient": ["outlines", "relevance", "salience", "salient_places"],
     "guidance.clip.search": ["Match", "duplicates", "search"],
     "guidance.clip.templates": ["read_templates"],
     "guidance.clip.vectors": ["save_embedding"],

@@ -22,6 +22,9 @@ class Strokes(VectorCanvas):
     before, both ways in x and in y. Colours are random; `width` (pixels at `size`) and `opacity` are ranges
     to draw from. `width_limits` (the same unit) is what `project_` keeps to. `background` is sRGB in [0, 1].
 
+    `starts` are given places to start at, in units of the canvas, instead of `extent`. With `ink`, sRGB in
+    [0, 1], all strokes have that colour, opaque, and only their points are parameters: a sketch.
+
     Three parameter groups, "points", "width" and "colour" (with opacity), have CLIPDraw's learning rates, all
     in pixels of `size` but colour's. Widths are those of SVG: CLIPDraw's are radii, so its 1 is 2 here, its
     0.1 is 0.2.
@@ -33,8 +36,8 @@ class Strokes(VectorCanvas):
     """
 
     points: nn.Parameter
-    widths: nn.Parameter
-    colours: nn.Parameter
+    widths: Tensor  # parameters, but buffers of a sketch
+    colours: Tensor
     segments: Int[Tensor, "b n"]
     background: Float[Tensor, "3"]
 
@@ -52,6 +55,8 @@ class Strokes(VectorCanvas):
         width_limits: tuple[float, float] = (2.0, 100.0),
         opacity: tuple[float, float] = (0.0, 1.0),
         background: tuple[float, float, float] = (1.0, 1.0, 1.0),
+        starts: Float[Tensor, "b n 2"] | None = None,
+        ink: tuple[float, float, float] | None = None,
     ) -> None:
         super().__init__()
         check_canvas(paths, size, b, background)
@@ -62,6 +67,10 @@ class Strokes(VectorCanvas):
         for name, value in (("extent", extent), ("reach", reach)):
             if not 0 <= value <= 10:
                 raise InputError(f"{name} must be from 0 to 10 canvases, got {value}")
+        if starts is not None and starts.shape != (b, paths, 2):
+            raise InputError(f"starts must be [{b}, {paths}, 2], got {list(starts.shape)}")
+        if ink is not None and not all(0 <= channel <= 1 for channel in ink):
+            raise InputError(f"ink must be three numbers in [0, 1], got {ink}")
 
         self.size = size
         self.width_limits = width_limits
@@ -73,14 +82,19 @@ class Strokes(VectorCanvas):
         least, most = segments
         count = draw("segments", least, most + 1, paths).floor().clamp(max=most).long()
         first = draw("start", 0.5 - extent / 2, 0.5 + extent / 2, paths, 1, 2)
+        if starts is not None:
+            first = starts[:, :, None].to(first)
         moves = draw("moves", -reach / 2, reach / 2, paths, 3 * most, 2)
         chain = torch.cat([first, moves], 2).cumsum(2)
         used = torch.arange(3 * most + 1) <= 3 * count[:, :, None]
         self.points = nn.Parameter(chain[used])
-        self.widths = nn.Parameter(draw("width", *width, paths) / size)
-        self.colours = nn.Parameter(
-            torch.cat([draw("colour", 0, 1, paths, 3), draw("opacity", *opacity, paths, 1)], 2)
-        )
+        widths = draw("width", *width, paths) / size
+        if ink is None:
+            colours = torch.cat([draw("colour", 0, 1, paths, 3), draw("opacity", *opacity, paths, 1)], 2)
+            self.widths, self.colours = nn.Parameter(widths), nn.Parameter(colours)
+        else:
+            self.register_buffer("widths", widths)
+            self.register_buffer("colours", torch.tensor([*ink, 1.0]).expand(b, paths, 4).clone())
         self.register_buffer("segments", count)
         self.register_buffer("background", torch.tensor(background))
         self.project_()
@@ -91,9 +105,12 @@ class Strokes(VectorCanvas):
         return Scene(self.points, self.segments.flatten(), self.widths, colours, opacity, self.background)
 
     def param_groups(self) -> list[ParamGroup]:
-        """The three groups with CLIPDraw's learning rates, in units of the canvas and of colour."""
+        """The groups with CLIPDraw's learning rates, in units of the canvas and of colour."""
+        points: ParamGroup = {"name": "points", "params": [self.points], "lr": points_rate(self.size)}
+        if not (isinstance(self.widths, nn.Parameter) and isinstance(self.colours, nn.Parameter)):
+            return [points]
         return [
-            {"name": "points", "params": [self.points], "lr": points_rate(self.size)},
+            points,
             {"name": "width", "params": [self.widths], "lr": 0.2 / self.size},
             {"name": "colour", "params": [self.colours], "lr": 0.01},
         ]

@@ -44,21 +44,27 @@ class PerceptualLoss:
 
     @classmethod
     def clipasso(
-        cls, clip: Clip, picture: Float[Tensor, "1 3 H W"], crops: Crops, *, embedding: float = 0.1
+        cls,
+        clip: Clip,
+        picture: Float[Tensor, "1 3 H W"],
+        crops: Crops,
+        *,
+        layers: Sequence[int] = (-3, -2),
+        embedding: float = 0.1,
     ) -> "PerceptualLoss":
-        """CLIPasso's loss (Vinker et al. 2022): two layers in the middle, and `embedding`·(1 − cosine).
+        """CLIPasso's loss (Vinker et al. 2022): the chosen layers, and `embedding`·(1 − cosine).
 
-        Of a ResNet they are its second and third stage of four, as in the paper, whose model is RN101; of
-        other models, too, the third and second layer from the end.
+        The layers, numbered as in `image_features`, are by default the third and second from the end: of a
+        ResNet its second and third stage of four, as in the paper, whose model is RN101.
         """
         # The mean square of this times the difference of unit vectors is 1 − cosine.
         scale = sqrt(clip.embed_dim / 2)
 
         def features(images: Float[Tensor, "n 3 h w"]) -> list[Float[Tensor, "n _ _ _"]]:
-            embeddings, layers = image_features(clip, images, [-3, -2])
-            return [*layers, scale * embeddings[:, :, None, None]]
+            embeddings, found = image_features(clip, images, layers)
+            return [*found, scale * embeddings[:, :, None, None]]
 
-        return cls(features, picture, (1.0, 1.0, embedding), crops, clip.image_size)
+        return cls(features, picture, [1.0] * len(layers) + [embedding], crops, clip.image_size)
 
     def __call__(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
         views, targets = (

@@ -56,9 +56,12 @@ def noise(b: int, seed: int) -> torch.Tensor:
     return Clock(seed=seed).normal("latents", b, (4, 8, 8))
 
 
+RED = (0.8, 0.5, 0.4)
+
 #: (a canvas for a population of b with a seed, the mean absolute error it can fit a picture to)
 CANVASES: dict[str, tuple[Callable[[int, int], Canvas], float]] = {
     "strokes": (lambda b, seed: Strokes(48, 32, Clock(seed=seed), b=b, width=(2, 8)), 0.04),
+    "sketch": (lambda b, seed: Strokes(48, 32, Clock(seed=seed), b=b, width=(2, 4), ink=RED), 0.2),
     "drawing": (lambda b, seed: Drawing(mixed(b, seed), 32), 0.06),
     "shapes": (lambda b, seed: Shapes(48, 32, Clock(seed=seed), b=b), 0.04),
     "latents": (lambda b, seed: Latents(decode, noise(b, seed), bounds=(-3.0, 3.0)), 0.06),

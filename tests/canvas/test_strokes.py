@@ -150,3 +150,26 @@ def test_to_svg_draws_what_rasterize_draws() -> None:
 def test_bad_arguments_are_input_errors(arguments: dict) -> None:
     with pytest.raises(InputError, match=next(iter(arguments)) if "b" not in arguments else "population"):
         Strokes(**({"paths": 3, "size": 20, "clock": Clock()} | arguments))
+
+
+def test_a_sketch_is_of_ink_and_only_its_points_move() -> None:
+    starts = Clock(seed=9).uniform("starts", 2, (12, 2))
+    canvas = Strokes(
+        12, 64, Clock(), b=2, segments=(1, 1), reach=0.05, width=(3, 3), starts=starts, ink=(0.1, 0.2, 0.3)
+    )
+    points = canvas.points.detach().view(2, 12, 4, 2)
+    torch.testing.assert_close(points[:, :, 0], starts)
+    assert points.diff(dim=2).abs().max() <= 0.025 + 1e-6
+    assert [name for name, _ in canvas.named_parameters()] == ["points"]
+    assert [group["name"] for group in canvas.param_groups()] == ["points"]
+    assert {"widths", "colours"} < canvas.state_dict().keys()
+    # No pixel is beyond the ink: overlapping strokes are opaque.
+    low = canvas().amin((0, 2, 3))
+    torch.testing.assert_close(low, torch.tensor([0.1, 0.2, 0.3]), atol=2e-3, rtol=0)
+
+
+def test_bad_sketches_are_input_errors() -> None:
+    with pytest.raises(InputError, match=r"starts must be \[1, 3, 2\], got \[1, 4, 2\]"):
+        Strokes(3, 20, Clock(), starts=torch.zeros(1, 4, 2))
+    with pytest.raises(InputError, match="ink must be three numbers"):
+        Strokes(3, 20, Clock(), ink=(0.0, 0.0, 2.0))
