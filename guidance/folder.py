@@ -31,6 +31,17 @@ def plain(value: object) -> object:
     return json.loads(json.dumps(value, default=str))
 
 
+def check_same(folder: Path, facts: dict, settings: dict[str, object]) -> None:
+    """Raises InputError unless a run is one to go on with, with these settings."""
+    if facts["status"] == "finished":
+        raise InputError(f"the run in {folder} is finished; to go further, start a new run with more steps")
+    for name, value in facts["settings"].items():
+        if name != "output" and settings.get(name) != value:
+            raise InputError(
+                f"the run in {folder} has {name} {value!r}, got {settings.get(name)!r}; leave it out"
+            )
+
+
 def check_writable(folder: Path) -> None:
     """Look before anything is computed; the nearest folder that exists decides."""
     # os.path and not Path, whose methods raise for names that are too long and folders closed to us.

@@ -33,7 +33,7 @@ from guidance import __version__, checkpoint, film, media, metadata
 from guidance.canvas.base import Canvas, VectorCanvas
 from guidance.clock import Clock, Schedule
 from guidance.errors import FULL_DISK, InputError
-from guidance.folder import alone, check_writable, new_folder, plain, recorded
+from guidance.folder import alone, check_same, check_writable, new_folder, plain, recorded
 from guidance.optimization import Loss, Step, adam, optimize
 from guidance.progress import progress
 from guidance.shipped import recipes
@@ -84,7 +84,7 @@ class Run:
         if self._resumes:
             self.folder = Path(str(arguments["resume"]))
             self._facts = recorded(self.folder)
-            _check_same(self.folder, self._facts, settings)
+            check_same(self.folder, self._facts, settings)
             check_writable(self.folder)
         else:
             place = Path(str(settings["output"])) / self._name
@@ -178,9 +178,8 @@ class Run:
         with self._full_disk_told():
             images = canvas()
             best = 0 if scores is None else int(scores.argmax())
-            several = len(images) > 1
             self._write(self.folder / "final", canvas, images, best, size)
-            if several:
+            if len(images) > 1:
                 (self.folder / "members").mkdir(exist_ok=True)
                 for member in range(len(images)):
                     self._write(self.folder / "members" / str(member), canvas, images, member, size)
@@ -220,7 +219,7 @@ class Run:
         """What a picture says of how it was made; None if it is to say nothing."""
         if not self._settings.get("metadata", True):
             return None
-        settings = {name: value for name, value in self._facts["settings"].items() if name != "output"}
+        settings = {name: value for name, value in self._settings.items() if name != "output"}
         facts = {"recipe": self._name, "settings": settings, "versions": self._facts["versions"]}
         return facts if member is None else facts | {"member": member}
 
@@ -313,13 +312,3 @@ def versions() -> dict[str, str]:
     """What a picture's bits depend on."""
     ours = {"guidance": __version__, "python": platform.python_version(), "torch": str(torch.__version__)}
     return ours | {name: version(name) for name in ("open_clip_torch", "timm")}
-
-
-def _check_same(folder: Path, facts: dict, settings: dict[str, object]) -> None:
-    if facts["status"] == "finished":
-        raise InputError(f"the run in {folder} is finished; to go further, start a new run with more steps")
-    for name, value in facts["settings"].items():
-        if name != "output" and settings.get(name) != value:
-            raise InputError(
-                f"the run in {folder} has {name} {value!r}, got {settings.get(name)!r}; leave it out"
-            )
