@@ -77,6 +77,7 @@ def main(
     begin_linear_(vae)
     if start is not None:
         vae = read_model(f"local-dir:{start}")
+        vae.register_to_config(sample_size=image_size)
     trainee = VaeTrainee(vae.train().requires_grad_()).to(where)
     optimizer = torch.optim.AdamW(trainee.vae.parameters(), betas=(0.9, 0.99), weight_decay=0.01)
     training.open_folder(output, settings)

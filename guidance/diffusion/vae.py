@@ -144,7 +144,9 @@ def load_vae(
         if type(model).__name__ == "VQModel":
             raise InputError(f"the model {name!r} is a VQModel, which has no slicing or tiling; leave it out")
         model.use_slicing, model.use_tiling = slicing, tiling
-    return Vae(model.to(where, getattr(torch, precision)), name)
+    if precision == "bfloat16":
+        model = model.bfloat16()  # `to` would warn of modules that no autoencoder has
+    return Vae(model.to(where), name)
 
 
 def read_model(name: str) -> Any:
