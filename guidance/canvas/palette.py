@@ -30,8 +30,8 @@ class Palette(Canvas):
     A cell has a logit for each colour, and shows the mean of the colours by their softmax. Its `temperature`
     falls as the clock goes on, geometrically from the first to the second; at the end of the run a cell
     shows its likeliest colour alone: then a picture has no more colours than the palette, exactly. (A hard
-    choice from the start, with straight-through gradients, drew nothing but specks; Gumbel noise made more
-    specks and no better forms.) At first the logits are normal with deviation `noise`, with `ground` more
+    choice from the start, with straight-through gradients, drew nothing but specks; Gumbel noise drew no
+    better forms.) At first the logits are normal with deviation `noise`, with `ground` more
     for the lightest colour.
 
     The groups are "cells", with the learning rate `lr` in logits, and "colours" with `colour_lr`, if they are
