@@ -1,6 +1,7 @@
 """How far an image is from its prompts in CLIP's space."""
 
 from collections.abc import Callable, Sequence
+from math import inf
 from pathlib import Path
 from typing import Protocol, final, runtime_checkable
 
@@ -88,31 +89,35 @@ class ClipLoss:
         self.crops = crops
         self.distance = distance
         normalized_weights(prompts, crops.clock.progress)
-        self._targets = embed(clip, prompts)
-        self._stops = torch.tensor([prompt.stop for prompt in prompts], device=clip.device)
-        self._regions = _by_region(prompts)
+        targets = embed(clip, prompts)
+        self._aims = [
+            (region, rows, targets[rows], [prompts[row].stop for row in rows])
+            for region, rows in _by_region(prompts)
+        ]
         self._chunks = Chunks()
 
     def __call__(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
         weights = normalized_weights(self.prompts, self.crops.clock.progress)
         total = image.new_zeros(len(image))
-        for region, rows in self._regions:
+        for region, rows, targets, stops in self._aims:
             if any(weights[row] for row in rows):
                 seen = region(image, self.crops.fill) if region else image
                 views = self.crops(seen, self.clip.image_size)
-                loss = self._towards(rows, torch.tensor([weights[row] for row in rows], device=image.device))
+                loss = self._towards(targets, [weights[row] for row in rows], stops)
                 values = self._chunks(views.flatten(0, 1), loss)
                 total = total + values.unflatten(0, views.shape[:2]).mean(-1)
         return total
 
-    def _towards(self, rows: list[int], weights: Float[Tensor, " p"]) -> ViewLoss:
-        targets, stops = self._targets[rows], self._stops[rows]
+    def _towards(self, targets: Float[Tensor, "p d"], weights: list[float], stops: list[float]) -> ViewLoss:
+        signed = targets.new_tensor(weights)
+        least = targets.new_tensor(stops) if max(stops) > -inf else None
 
         def loss(views: Float[Tensor, "n 3 s s"], _: slice) -> Float[Tensor, " n"]:
-            distances = self.distance(self.clip.encode_image(views)[:, None], targets) * weights.sign()
-            # VQGAN-CLIP's replace_grad(dists, maximum(dists, stop)).
-            pulled = torch.where(distances < stops, distances.detach(), distances)
-            return (pulled * weights.abs()).sum(-1)
+            distances = self.distance(self.clip.encode_image(views)[:, None], targets)
+            if least is not None:  # VQGAN-CLIP's replace_grad(dists, maximum(dists, stop))
+                reached = distances * signed.sign() < least
+                distances = torch.where(reached, distances.detach(), distances)
+            return (distances * signed).sum(-1)
 
         return loss
 

@@ -9,6 +9,7 @@ from guidance.clock import Clock
 from guidance.crops import Crops
 from guidance.losses import (
     ClipLoss,
+    DirectionalLoss,
     EdgeLoss,
     GramLoss,
     PaletteLoss,
@@ -30,6 +31,10 @@ LOSSES: dict[str, Callable[..., Loss]] = {
     "many prompts": lambda clip, crops: ClipLoss(clip, parse("a fox:2.0 | snow | blurry:-0.5"), crops),
     "only away": lambda clip, crops: ClipLoss(clip, parse("a fox:-1.0"), crops, great_circle),
     "embedding": lambda clip, crops: ClipLoss(clip, [Prompt(embedding=(1.0,) * clip.embed_dim)], crops),
+    "region": lambda clip, crops: ClipLoss(clip, parse("a fox [0,0,0.5,1] => snow | blurry:-0.5"), crops),
+    "directional": lambda clip, crops: DirectionalLoss(
+        clip, images(1, 30, 30) ** 2, parse("a dog"), parse("a fox"), crops
+    ),
     "total variation": lambda clip, crops: total_variation,
     "range": lambda clip, crops: out_of_range,
     "saturation": lambda clip, crops: saturation,
