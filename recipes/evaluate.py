@@ -69,10 +69,9 @@ def main(
     known = tasks if prompts else read_tasks(languages=LANGUAGES)
     drawn = [each for source in sources for each in read_drawn(source, known)]
     clip = g.load(judge, device=g.device(device))
-    guides = [each.guides for each in plans] + [each.guides for each in drawn]
-    known_guides = check_judge(clip, guides, force)
+    guides = check_judge(clip, [*(each.guides for each in plans), *(each.guides for each in drawn)], force)
     if plans:
-        keep_guides(output, known_guides)
+        keep_guides(output, guides)
         made = zip(rows, plans, make_all(plans), strict=True)
         drawn = [Drawn(*row, folder / "final.png", each.guides) for row, each, folder in made]
     names = list(dict.fromkeys([*read_distractors(), *(each.task.name for each in drawn)]))
