@@ -84,7 +84,7 @@ def test_places_are_of_their_member_and_of_the_clocks_beginning() -> None:
 
 
 def test_salience_is_on_the_lines_only(model_folder) -> None:
-    clip = load(f"local-dir:{model_folder("vit")}")
+    clip = load(f"local-dir:{model_folder('vit')}")
     picture = disc(64)
     lines = outlines(picture)
     chart = salience(clip, picture, lines)
