@@ -21,8 +21,8 @@ class Fourier(Canvas):
     al., Feature Visualization, 2017; with aphantasia's settings).
 
     `size` is (height, width), or one number for a square. A parameter, normal with deviation `sd` at first,
-    is the amplitude of a wave, times (f₀ / max(f, f₀))^`decay` for its frequency f, where f₀ is `lowest` waves
-    to the longer side: so a step of equal size for all changes the large forms most. The waves are mixed into
+    is the amplitude of a wave, times (f₀ / max(f, f₀))^`decay` for its frequency f; f₀ is `lowest` waves
+    on the longer side: so a step of equal size for all changes the large forms most. The waves are mixed into
     colours, the more vivid the larger `colours`, added to the logit of `colour` (sRGB in [0, 1]), and go
     through a sigmoid. With a `contrast`, the waves of a picture are scaled to this standard deviation
     whatever the amplitudes, as in aphantasia: such a picture is never a blank page.
