@@ -17,7 +17,7 @@ def main(
     paths: int = 256,
     preset: Literal["dabs", "styleclipdraw"] = "dabs",
     features: Literal["clip", "vgg16"] = "clip",
-    style: float = 1.0,
+    style: float = 1.5,
     size: options.Size = 224,
     seed: options.Seed = 0,
     clip: options.Clip = "tiny",
