@@ -109,6 +109,11 @@ class Crops:
         return cls(clock, k, scale=(0.9, 1.0), whole=0.5, rotation=5.0, noise=linear(0.05, 0.0))
 
     @classmethod
+    def drifting(cls, clock: Clock, k: int = 8) -> "Crops":
+        """As `calm`, but never standing still: on pixels the grid of the guide's own pixels would show."""
+        return cls(clock, k, scale=(0.9, 1.0), rotation=4.0, translation=0.04, noise=linear(0.2, 0.02))
+
+    @classmethod
     def clipdraw(cls, clock: Clock, k: int = 4) -> "Crops":
         """CLIPDraw's views (Frans et al., 2021): perspective, then a crop of 0.7-0.9, on white.
 

@@ -17,6 +17,9 @@ Prompt = Annotated[
 ]
 Seed = Annotated[int, Parameter(help="Another number gives another picture.")]
 Size = Annotated[int, Parameter(help="Side of the picture in pixels while it is made.")]
+Width = Annotated[
+    int | None, Parameter(help="Another width than height, in pixels; size is then the height.")
+]
 Clip = Annotated[
     str,
     Parameter(

@@ -15,7 +15,7 @@ def main(
     steps: int = 200,
     preset: Literal["page", "aphantasia"] = "page",
     size: options.Size = 160,
-    width: int | None = None,
+    width: options.Width = None,
     seed: options.Seed = 0,
     clip: options.Clip = "tiny",
     crops: options.Crops = 8,
@@ -37,7 +37,6 @@ def main(
         preset: page, an object on white in nearly still views: best with a guide that was trained to draw,
             such as tiny; or aphantasia, its dense dreams of large models, there with --size 720 --width 1280
             --crops 190.
-        width: Another width than height; size is then the height.
     """
     run = g.Run(__file__, locals())
     clock = g.Clock(steps, seed)
@@ -52,9 +51,7 @@ def main(
         # Slower falls of amplitude, or larger steps, dissolve the form into specks.
         rate = g.linear(0.05, 0.005)
         canvas = g.Fourier(frame, clock, b=best_of, decay=2.0, colour=(0.97, 0.97, 0.97), lr=rate)
-        views = g.Crops(
-            clock, crops, scale=(0.9, 1.0), rotation=4.0, translation=0.04, noise=g.linear(0.2, 0.02)
-        )
+        views = g.Crops.drifting(clock, crops)
         distance, smooth, betas = g.cosine_distance, g.linear(0.0, 0.7), (0.9, 0.999)
     canvas.to(where)
     run.start(canvas)

@@ -44,7 +44,7 @@ def main(
     canvas.to(where)
     run.start(canvas)
 
-    views = g.Crops(clock, crops, scale=(0.9, 1.0), rotation=4.0, translation=0.04, noise=g.linear(0.2, 0.02))
+    views = g.Crops.drifting(clock, crops)
     guides = g.load_guides(clip, device=where, precision=precision)
     # Of a picture of blocks only the pairs of pixels at their edges count.
     specks = (g.linear(0.0, 0.4 * canvas.block), g.total_variation)

@@ -15,7 +15,7 @@ def main(
     steps: int = 200,
     preset: Literal["page", "pixray"] = "page",
     size: options.Size = 160,
-    width: int | None = None,
+    width: options.Width = None,
     seed: options.Seed = 0,
     clip: options.Clip = "tiny",
     crops: options.Crops = 8,
@@ -36,7 +36,6 @@ def main(
         steps: How many times the pixels are improved.
         preset: page, an object on white in nearly still views: best with a guide that was trained to draw,
             such as tiny; or pixray, from grey noise in pixray's wild views, for guides that know photographs.
-        width: Another width than height; size is then the height.
     """
     run = g.Run(__file__, locals())
     clock = g.Clock(steps, seed)
@@ -48,10 +47,7 @@ def main(
         views = g.Crops.pixray(clock, crops)
     else:
         canvas = g.Pixels(frame, clock, b=best_of, lr=0.06)
-        # Views that never stand still: the grid of the guide's own pixels would show.
-        views = g.Crops(
-            clock, crops, scale=(0.9, 1.0), rotation=4.0, translation=0.04, noise=g.linear(0.2, 0.02)
-        )
+        views = g.Crops.drifting(clock, crops)
     canvas.to(where)
     run.start(canvas)
 
