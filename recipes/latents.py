@@ -17,7 +17,7 @@ def main(
     vae: str = "tiny",
     preset: Literal["calm", "vqgan-clip"] = "calm",
     size: options.Size = 64,
-    smooth: float = 2.0,
+    smooth: float = 0.3,
     checkpointed: bool = False,
     seed: options.Seed = 0,
     clip: options.Clip = "tiny",
