@@ -22,12 +22,12 @@ def main(
     start: options.Start = None,
     generator: str = "tiny",
     steps: int = 300,
-    l2: float = 0.008,
+    l2: float = 0.002,
     mapper: Path | None = None,
     strength: float | None = None,
     beta: float = 0.15,
     latents: int = 8,
-    draws: int = 16,
+    draws: int = 64,
     truncation: float = 0.7,
     seed: options.Seed = 0,
     clip: options.Clip = "tiny",
@@ -48,10 +48,10 @@ def main(
             is given.
         generator: tiny, or the file of a StyleGAN2: rosinality's .pt, or safetensors.
         steps: How many times the latent is improved; of the other methods, pictures in the film.
-        l2: Of latent: weight of the squared distance from the start.
+        l2: Of latent: weight of the squared distance from the start; the paper has 0.008, for large faces.
         mapper: Of mapper: the mapper.safetensors.
         strength: How far: of mapper in its changes, 1 if not given; of direction in standard deviations of
-            the channel that moves most, 4 if not given.
+            the channel that moves most, 3 if not given.
         beta: Of direction: channels that are less relevant than this stay as they are.
         latents: Of direction: how many latents the relevance of channels is the mean of; the paper has 100.
         draws: How many latents are drawn to find `source`.
@@ -93,7 +93,7 @@ def main(
             strength = 1.0 if strength is None else strength
             change = difference(network.styles(w + trained(w)), styles)
         else:
-            strength = 4.0 if strength is None else strength
+            strength = 3.0 if strength is None else strength
             _, model = next(iter(guides.values()))
             change = text_change(network, model, neutral, prompts, network.draw(clock, latents, 1.0), beta)
         canvas = moved = Moved(network, styles, change)

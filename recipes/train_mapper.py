@@ -16,12 +16,12 @@ def main(
     groups: tuple[Literal["coarse", "medium", "fine"], ...] = ("coarse", "medium", "fine"),
     steps: int = 300,
     batch: int = 4,
-    lr: float = 0.005,
-    l2: float = 0.8,
+    lr: float = 0.02,
+    l2: float = 0.05,
     truncation: float = 0.7,
     seed: options.Seed = 0,
     clip: options.Clip = "tiny",
-    crops: options.Crops = 2,
+    crops: options.Crops = 1,
     device: options.Device = "auto",
     precision: options.Precision = "float32",
     film: options.Film = "mp4",
@@ -37,7 +37,7 @@ def main(
         steps: How many batches are learned from.
         batch: Latents a step, new ones each time.
         lr: Highest learning rate of Adam.
-        l2: Weight of the mean squared change of the latents.
+        l2: Weight of the mean squared change of the latents; the paper has 0.8, for large faces.
         truncation: How far drawn latents may be from their mean: 1, as they are drawn; 0, the mean itself.
     """
     run = g.Run(__file__, locals())

@@ -117,3 +117,12 @@ def test_what_is_no_generator_is_told_in_one_line(generator: Generator, tmp_path
         with pytest.raises(InputError, match=words) as caught:
             load_generator(tmp_path / name)
         assert "\n" not in str(caught.value)
+
+
+def test_the_embedded_one_makes_pictures_of_64_pixels() -> None:
+    generator = load_generator()
+    images = generator(generator.draw(Clock(), 8, 1.0))
+    assert images.shape == (8, 3, 64, 64)
+    # Something coloured in the middle of white pages, each time something else.
+    assert images[:, :, :2].mean() > 0.95 > images[:, :, 24:40, 24:40].mean() + 0.1
+    assert images.std(0).max() > 0.2
