@@ -16,4 +16,4 @@ def brushes(size: int, clock: Clock, count: int = 1024) -> Float[Tensor, "k {siz
     """What each of `count` random strokes covers of a page of `size` pixels a side, in [0, 1]."""
     strokes = Strokes(1, size, clock, b=count, width=(2, size / 5), width_limits=(1, size)).scene()
     black = replace(strokes, colours=strokes.colours * 0, opacity=strokes.opacity * 0 + 1)
-    return 1 - rasterize(black, size)[:, 0]
+    return (1 - rasterize(black, size)[:, 0]).clamp(0, 1)
