@@ -115,7 +115,7 @@ def rerun(file: Path, /, *, recipe: Path | None = None, output: Path = Path("out
 
 
 def _recipe_of(made: dict, what: str, recipe: Path | None) -> Callable[..., object]:
-    """The recipe that has made something, which may come from anyone: it can name one of ours, not its own."""
+    """The recipe that made something, which may come from anyone: it can name one of ours, not its own."""
     path = recipe or recipes().get(made["recipe"])
     if path is None:
         hint = f"if you trust that file, add --recipe {shlex.quote(made['recipe'])}"

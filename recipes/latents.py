@@ -71,9 +71,8 @@ def main(
     run.start(canvas)
 
     guides = g.load_guides(clip, device=where, precision=precision)
-    losses = dict(g.clip_losses(guides, prompts, views, distance))
-    if preset == "calm":
-        losses["smooth"] = (smooth, g.total_variation)
+    specks = {"smooth": (smooth, g.total_variation)} if preset == "calm" else {}
+    losses = g.clip_losses(guides, prompts, views, distance) | specks
     for _ in run.optimize(canvas, losses, clock):
         pass
 

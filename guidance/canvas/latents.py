@@ -78,6 +78,6 @@ class Latents(Canvas):
         if self.sphere:
             numbers = self.latents.flatten(1)
             length = numbers.norm(dim=1) / numbers.shape[1] ** 0.5
-            self.latents /= length.view(-1, *[1] * (self.latents.ndim - 1))
+            self.latents.div_(length.view(-1, *[1] * (self.latents.ndim - 1)))
         else:
             self.latents.clamp_(self.least, self.greatest)

@@ -14,8 +14,9 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional
 
+from guidance.clip.contrastive import info_nce
 from guidance.clip.data import CaptionedPictures, Placement, choose, place
-from guidance.clip.train import Captions, Trainee, check_batch, info_nce, learn
+from guidance.clip.train import Captions, Trainee, check_batch, learn
 from guidance.clock import Clock
 
 

@@ -88,6 +88,7 @@ def begin_linear_(vae: AutoencoderKL) -> None:
 
 def _only(conv: nn.Conv2d, channel: int, kernels: dict[int, Tensor]) -> None:
     """Make one channel that a convolution gives depend on a few of those that it gets."""
+    assert conv.bias is not None  # diffusers' convolutions have one
     conv.weight[channel], conv.bias[channel] = 0, 0
     for source, kernel in kernels.items():
         conv.weight[channel, source] = kernel
