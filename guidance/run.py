@@ -88,7 +88,8 @@ class Run:
             check_writable(self.folder)
         else:
             place = Path(str(settings["output"])) / self._name
-            slug = re.sub(r"[\W_]+", "-", str(settings["prompt"]).lower()).strip("-")[:40].strip("-")
+            subject = str(settings["prompt"] or Path(str(settings.get("picture", ""))).stem)
+            slug = re.sub(r"[\W_]+", "-", subject.lower()).strip("-")[:40].strip("-")
             self.folder = place / f"{slug or 'untitled'}-{settings['seed']}"
             self._facts = {
                 # One of ours is found by its name wherever it is installed, one of the user's by its path.
