@@ -20,7 +20,7 @@ def main(
     data: Path,
     *,
     names: str = r"\w+ (face|heart)",
-    steps: int = 3000,
+    steps: int = 5000,
     channels: tuple[int, ...] = (96, 96, 64, 32, 16),
     style_dim: int = 64,
     mapping_layers: int = 4,
