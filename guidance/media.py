@@ -79,20 +79,30 @@ def _read(path: Path, convert: Callable[[Image.Image], Tensor]) -> Tensor:
 
 
 def _tensor(picture: Image.Image) -> Float[Tensor, "1 3 h w"]:
-    if picture.mode == "F":
-        raise ValueError("floating-point pixels have no known range")
-    if picture.mode.startswith("I"):  # 16 bits; Pillow's own conversion to RGB would clip them at 255
-        grey = torch.from_numpy(np.array(picture.convert("I")))
-        if isinstance(clear := picture.info.get("transparency"), int):
-            grey = torch.where(grey == clear, 65535, grey)
-        return (grey.float() / 65535).clamp(0, 1).repeat(1, 3, 1, 1)
+    if _is_deep(picture):
+        rgba = _premultiplied(picture)
+        return rgba[:, :3] + 1 - rgba[:, 3:]
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
     return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)[None].float() / 255
 
 
+def _is_deep(picture: Image.Image) -> bool:
+    """Whether the pixels are one number of 16 bits or more, which Pillow's conversions clip at 255."""
+    return picture.mode == "F" or picture.mode.startswith("I")
+
+
 def _premultiplied(picture: Image.Image) -> Float[Tensor, "1 4 h w"]:
+    if picture.mode == "F":
+        raise ValueError("floating-point pixels have no known range")
+    if _is_deep(picture):
+        grey = torch.from_numpy(np.array(picture.convert("I")))
+        alpha = torch.ones(grey.shape)
+        if isinstance(clear := picture.info.get("transparency"), int):
+            alpha = (grey != clear).float()
+        grey = alpha * (grey.float() / 65535).clamp(0, 1)
+        return torch.stack([grey, grey, grey, alpha])[None]
     rgba = torch.from_numpy(np.array(picture.convert("RGBA"))).permute(2, 0, 1)[None].float() / 255
     return torch.cat([rgba[:, :3] * rgba[:, 3:], rgba[:, 3:]], 1)
 

@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -38,10 +39,13 @@ def test_modes_read_as_pillow_converts_them(tmp_path: Path, mode: str) -> None:
     assert np.allclose(media.read_image(tmp_path / "a.tiff")[0].permute(1, 2, 0).numpy(), expected, atol=1e-3)
 
 
-def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
+@pytest.mark.parametrize("read", [media.read_image, media.read_rgba])
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path, read: Callable[[Path], torch.Tensor]) -> None:
     Image.fromarray(np.array([[0, 32768, 65535]], dtype=np.uint16)).save(tmp_path / "a.png")
-    assert colour(media.read_image(tmp_path / "a.png"), 0, 1) == (0.5, 0.5, 0.5)
-    assert colour(media.read_image(tmp_path / "a.png"), 0, 2) == (1.0, 1.0, 1.0)
+    image = read(tmp_path / "a.png")
+    assert colour(image[:, :3], 0, 1) == (0.5, 0.5, 0.5)
+    assert colour(image[:, :3], 0, 2) == (1.0, 1.0, 1.0)
+    assert (image[:, 3:] == 1).all()
 
 
 def test_transparency_is_white(tmp_path: Path) -> None:
@@ -124,6 +128,8 @@ def sixteen_bit_png(colour_type: int, row: list[int], *, transparent: int | None
 def test_every_kind_of_sixteen_bit_png(tmp_path: Path, data: bytes, red: list[float]) -> None:
     (tmp_path / "a.png").write_bytes(data)
     assert media.read_image(tmp_path / "a.png")[0, 0, 0].tolist() == pytest.approx(red, abs=0.005)
+    rgba = media.read_rgba(tmp_path / "a.png")
+    assert (rgba[:, 0] + 1 - rgba[:, 3])[0, 0].tolist() == pytest.approx(red, abs=0.005)
 
 
 def test_a_printers_jpeg(tmp_path: Path) -> None:
