@@ -3,7 +3,9 @@
 import os
 import subprocess
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from imageio_ffmpeg import get_ffmpeg_exe
 from jaxtyping import Float
@@ -34,6 +36,12 @@ _ENCODERS = {
 }
 
 
+def check_suffix(path: Path) -> None:
+    """Raises InputError when the name's end is none that `write_film` writes."""
+    if path.suffix not in _FILTERS:
+        raise InputError(f"a film must end in {', '.join(_FILTERS)}, got {path}; name one of them")
+
+
 def write_film(
     path: Path,
     frames: Iterable[bytes],
@@ -48,8 +56,7 @@ def write_film(
     and comment, go into an mp4, their first 30,000 characters; the others have no place for them. Raises
     InputError for another end of the name, RuntimeError with ffmpeg's words when it fails.
     """
-    if path.suffix not in _FILTERS:
-        raise InputError(f"a film must end in {', '.join(_FILTERS)}, got {path}; name one of them")
+    check_suffix(path)
     said = [f"{name}={value[:30_000]}" for name, value in (tags or {}).items() if path.suffix == ".mp4"]
     source = ["-f", "image2pipe", "-c:v", "mjpeg", "-framerate", str(fps), "-i", "-"]
     filters = f"tpad=stop_mode=clone:stop_duration={hold},{_FILTERS[path.suffix]}"
@@ -57,9 +64,17 @@ def write_film(
     with replacing(path) as temporary:
         tagged = [word for tag in said for word in ("-metadata", tag)]
         command = [get_ffmpeg_exe(), "-v", "error", "-y", *source, *target, *tagged, str(temporary)]
-        done = subprocess.run(command, input=b"".join(frames), capture_output=True)
-        if done.returncode:
-            words = done.stderr.decode(errors="replace").strip()
+        # Frame by frame, since together they can be gigabytes; words go to a file, for which nobody waits.
+        with TemporaryFile() as stderr:
+            with (
+                suppress(BrokenPipeError),  # it has ended early, and says why
+                subprocess.Popen(command, stdin=subprocess.PIPE, stderr=stderr) as ffmpeg,
+            ):
+                assert ffmpeg.stdin is not None
+                ffmpeg.stdin.writelines(frames)
+            stderr.seek(0)
+            words = stderr.read().decode(errors="replace").strip()
+        if ffmpeg.returncode:
             for number in FULL_DISK:
                 if os.strerror(number) in words:
                     raise OSError(number, os.strerror(number), str(path))
@@ -89,5 +104,5 @@ def kept(folder: Path, member: int) -> list[Path]:
 def forget(folder: Path, index: int) -> None:
     """Drop the frames of the step `index` and of those after it."""
     for frame in folder.glob("*/*.jpg"):
-        if int(frame.stem) >= index:
+        if frame.stem.isdecimal() and int(frame.stem) >= index:
             frame.unlink()

@@ -75,6 +75,14 @@ def test_a_film_that_cannot_be_made_says_why(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_frames_are_written_one_by_one_though_ffmpeg_complains_of_each(tmp_path: Path) -> None:
+    broken = jpeg(torch.rand(1, 3, 64, 64))[:-600]
+    film.write_film(tmp_path / "film.mp4", (broken for _ in range(2000)))
+    assert count_frames_and_secs(str(tmp_path / "film.mp4"))[0] > 2000
+    with pytest.raises(RuntimeError, match=r"film\.mp4: .+"):  # it ends long before all are written
+        film.write_film(tmp_path / "film.mp4", (b"no jpeg" * 100_000 for _ in range(50)))
+
+
 def test_a_film_for_which_there_is_no_room_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = os.strerror(errno.ENOSPC)
     ffmpeg = tmp_path / "ffmpeg"
