@@ -103,7 +103,8 @@ def rerun(file: Path, /, *, recipe: Path | None = None, output: Path = Path("out
     from guidance.run import versions
 
     folder = file.parent if file.name == "run.json" else file
-    made = recorded(folder) if folder.is_dir() else metadata.read(file)
+    # os.path and not Path, whose methods raise for a name that is too long.
+    made = recorded(folder) if os.path.isdir(folder) else metadata.read(file)
     main = _recipe_of(made, str(file), recipe)
     for name, here in versions().items():
         if made["versions"].get(name, here) != here:

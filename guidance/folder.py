@@ -18,7 +18,7 @@ def recorded(folder: Path) -> dict:
         facts = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"no run in {folder}: cannot read {path} ({error.strerror})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"no run in {folder}: {path} is broken ({error}); start a new run") from error
     kinds = {"recipe": str, "settings": dict, "versions": dict, "status": str}
     if not isinstance(facts, dict) or not all(isinstance(facts.get(name), kinds[name]) for name in kinds):
@@ -50,6 +50,16 @@ def check_writable(folder: Path) -> None:
         raise InputError(f"cannot write to {folder}: {there} is not a writable folder; choose another output")
 
 
+def check_file(path: Path) -> None:
+    """Look before anything is computed whether a file can be written there, its folders made if need be."""
+    if not path.name or os.path.isdir(path):
+        raise InputError(f"cannot write {path}: it is a folder; name a file")
+    # File systems allow 255 bytes, of which a temporary name takes some.
+    if any(len(os.fsencode(part)) > 230 for part in path.parts) or len(os.fsencode(path)) > 4000:
+        raise InputError(f"cannot write {path.name[:40]}…: the name is too long; choose a shorter one")
+    check_writable(path.parent)
+
+
 def new_folder(wanted: Path) -> Path:
     """Make the folder, or the first of `wanted-2`, `wanted-3`, ... that nobody else has made."""
     try:
@@ -68,14 +78,20 @@ def new_folder(wanted: Path) -> Path:
 def alone(folder: Path) -> Iterator[None]:
     """Keep other processes out of a run's folder; the lock is SQLite's, which the system frees after a kill.
 
-    Raises InputError when another process has it.
+    Raises InputError when another process has it, and when the lock is none.
     """
     path = folder / "checkpoint" / "lock"
-    with closing(sqlite3.connect(path, timeout=0, check_same_thread=False)) as lock:
+    try:
+        lock = sqlite3.connect(path, timeout=0, check_same_thread=False)
+    except sqlite3.DatabaseError as error:
+        raise InputError(f"cannot lock the run in {folder} ({error}); delete {path}") from error
+    with closing(lock):
         try:
             lock.execute("BEGIN EXCLUSIVE")
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
                 raise InputError(f"another process works on the run in {folder}; wait for its end") from error
             # Some network file systems have no locks.
+        except sqlite3.DatabaseError as error:
+            raise InputError(f"cannot lock the run in {folder} ({error}); delete {path}") from error
         yield

@@ -1,5 +1,6 @@
 """What a canvas starts from: a picture, or what a run has drawn; by itself it starts from noise."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def start_from(canvas: Canvas, path: Path | str, *, steps: int = 150) -> None:
     Raises InputError when the picture cannot be read, and when the folder holds no run or one of another
     canvas.
     """
-    if Path(path).is_dir():
+    if os.path.isdir(path):  # Path.is_dir raises for a name that is too long
         checkpoint.load_module(Path(path) / checkpoint.STATE, canvas)
     else:
         clock = Clock(steps)

@@ -102,7 +102,7 @@ def test_another_canvas_is_told(tmp_path: Path, canvas: Strokes | Shapes, words:
 
 def test_what_is_nothing_to_start_from_is_told(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("no picture")
-    for name in ("a.png", "missing.png", "."):
+    for name in ("a.png", "missing.png", ".", "x" * 5000):
         with pytest.raises(InputError):
             start_from(strokes(), tmp_path / name)
 

@@ -115,9 +115,13 @@ def test_commands_take_a_file_or_a_run(tmp_path: Path, capsys: pytest.CaptureFix
     assert cli.main([*common, "--seconds", "0.4", "--output", str(film)]) == 0
     assert count_frames_and_secs(str(film))[0] == 10 + 38
     capsys.readouterr()
-    for wrong in (["plot", str(tmp_path / "none")], ["plot", str(tmp_path), "--width", "0"]):
-        assert cli.main(wrong) == 2
-        assert capsys.readouterr().err.count("\n") == 1
-    for wrong in (["--seconds", "nan"], ["--output", str(tmp_path / "film.avi")], ["--size", "0"]):
-        assert cli.main([*common, *wrong]) == 2
-        assert capsys.readouterr().err.count("\n") == 1
+    before = sorted(tmp_path.rglob("*"))
+    outputs = [["--output", name] for name in ("", ".", str(tmp_path), f"{tmp_path}/{'x' * 240}.mp4")]
+    plots = [["none"], ["x" * 5000], [str(tmp_path), "--width", "0"], *([str(tmp_path), *o] for o in outputs)]
+    sizes = [["--size", size] for size in ("0", "-5", "8193")]
+    films = [["--seconds", "nan"], ["--output", str(tmp_path / "a" / "film.avi")], *sizes, *outputs]
+    for wrong in ([["plot", *plot] for plot in plots], [[*common, *film] for film in films]):
+        for command in [*wrong, ["strokes", "x" * 5000], ["rerun", "x" * 5000]]:
+            assert cli.main(command) == 2
+            assert capsys.readouterr().err.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
