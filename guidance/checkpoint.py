@@ -108,7 +108,7 @@ def _read(path: Path, advice: str) -> tuple[dict[str, str], dict[str, Tensor], d
             else:
                 i, key = rest.split(".", 1)
                 state.setdefault(int(i), {})[key] = tensor
-    except SafetensorError as error:
+    except (OSError, SafetensorError) as error:
         raise InputError(f"the checkpoint {path} is broken ({error}); {advice}") from error
     except ValueError as error:
         raise InputError(f"the checkpoint {path} was not written by a run ({error}); {advice}") from error

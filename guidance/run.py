@@ -135,7 +135,10 @@ class Run:
         """
         if not self._resumes:
             self.folder = new_folder(self.folder)
-        self._start_file.parent.mkdir(exist_ok=True)
+        try:
+            self._start_file.parent.mkdir(exist_ok=True)
+        except FileExistsError as error:
+            raise InputError(f"{self._start_file.parent} must be a folder; delete that file") from error
         with alone(self.folder), self._full_disk_told():
             if self._started is not None:
                 checkpoint.save_module(self._start_file, self._started)
@@ -221,7 +224,9 @@ class Run:
         if not self._settings.get("metadata", True):
             return None
         settings = {name: value for name, value in self._settings.items() if name != "output"}
-        facts = {"recipe": self._name, "settings": settings, "versions": self._facts["versions"]}
+        # Of a recipe of the user's not the path, which is private, but a name that none of ours has.
+        recipe = self._name if self._facts["recipe"] == self._name else f"{self._name}.py"
+        facts = {"recipe": recipe, "settings": settings, "versions": self._facts["versions"]}
         return facts if member is None else facts | {"member": member}
 
     @property
@@ -245,8 +250,9 @@ class Run:
         film.forget(self._frames, clock.index)
         metrics = self.folder / "metrics.jsonl"
         if metrics.exists():
-            lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-            media.write_text(metrics, "".join(lines[: clock.index]))
+            lines = metrics.read_bytes().splitlines(keepends=True)
+            with media.replacing(metrics) as temporary:
+                temporary.write_bytes(b"".join(lines[: clock.index]))
 
     def _describe(self, status: str) -> None:
         facts = self._facts | {"status": status, "seconds": round(self._seconds, 2)}

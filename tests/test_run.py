@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -263,6 +264,31 @@ def test_a_broken_checkpoint_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == files
 
 
+@pytest.mark.parametrize("name", ["", "lock", "lock/", "state.safetensors", "state.safetensors/"])
+def test_a_damaged_folder_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    folder = draw_half(tmp_path, monkeypatch)
+    place = folder / "checkpoint" / name
+    shutil.rmtree(folder / "checkpoint")
+    if name.endswith("/"):
+        place.mkdir(parents=True)
+    else:
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes(b"no such thing" * 100)
+    with pytest.raises(InputError, match="delete"):
+        draw(tmp_path, resume=folder)
+
+
+def test_foreign_bytes_among_metrics_and_frames_do_no_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = draw_half(tmp_path, monkeypatch)
+    with (folder / "metrics.jsonl").open("ab") as metrics:
+        metrics.write(b"\xff\xfe")
+    (folder / "checkpoint" / "frames" / "0" / "foo.jpg").write_bytes(media.jpeg(torch.zeros(1, 3, 16, 16)))
+    draw(tmp_path, resume=folder)
+    assert (folder / "metrics.jsonl").read_bytes() == (draw(tmp_path) / "metrics.jsonl").read_bytes()
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -319,7 +345,7 @@ def test_resuming_what_is_no_run(tmp_path: Path) -> None:
         draw(tmp_path, resume=tmp_path)
     good = {"recipe": "grey", "settings": {}, "versions": {}, "status": "running"}
     wrong = [good | change for change in ({"recipe": ["x"]}, {"settings": []}, {"status": 0})]
-    for text in ["{", "[]", '{"status": "running"}', *map(json.dumps, wrong)]:
+    for text in ["{", "[" * 100_000, "[]", '{"status": "running"}', *map(json.dumps, wrong)]:
         (tmp_path / "run.json").write_text(text)
         with pytest.raises(InputError, match="no run in"):
             draw(tmp_path, resume=tmp_path)
