@@ -1,5 +1,6 @@
 """Embeddings in files, one in each: `.npy`, or `.safetensors` with one tensor; the name's ending decides."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -49,11 +50,13 @@ def read_embedding(path: Path | str) -> Float[Tensor, " d"]:
     """The embedding in a file, float32 on the CPU; rows and columns of one are left out.
 
     Raises InputError when there is no such file, it is larger than a megabyte, broken, holds no tensor of
-    numbers or several, is no single row, or is zero or not finite.
+    real numbers or several, is no single row, or is zero or not finite.
     """
     path = Path(path)
     safe = _is_safetensors(path)
     try:
+        if not os.path.isfile(path):  # a device's size is 0
+            raise ValueError("there is no such file")
         if path.stat().st_size > _MAX_BYTES:
             raise ValueError(f"{path.stat().st_size} bytes are too many")
         if safe:
@@ -63,9 +66,13 @@ def read_embedding(path: Path | str) -> Float[Tensor, " d"]:
             tensor = tensors[0]
         else:
             # Mapped, so that a header which promises more than the file holds is an error and no allocation.
-            tensor = torch.from_numpy(np.array(np.load(path, mmap_mode="r", allow_pickle=False)))
+            array = np.array(np.load(path, mmap_mode="r", allow_pickle=False))
+            tensor = torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
+        if tensor.is_complex():
+            raise ValueError("its numbers are complex")
         row = tensor.float().squeeze()
-    except (OSError, ValueError, TypeError, EOFError, SafetensorError) as error:
+    # numpy's parser of headers recurses.
+    except (OSError, ValueError, TypeError, EOFError, RecursionError, MemoryError, SafetensorError) as error:
         raise InputError(f"cannot read the embedding in {path} ({error}); save it again") from error
     if row.dim() != 1 or not 0 < row.square().sum() < torch.inf:
         got = "×".join(map(str, tensor.shape)) or "one"

@@ -1,5 +1,6 @@
 """Embeddings in files: what is saved reads back, and what is none is told in one line."""
 
+import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -23,11 +24,11 @@ def test_what_is_saved_reads_back(tmp_path: Path, name: str) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float64, np.int32])
-def test_other_programs_rows_are_read(tmp_path: Path, dtype: type) -> None:
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, np.int32, ">f4"])
+def test_other_programs_rows_are_read(tmp_path: Path, dtype: type | str) -> None:
     row = np.arange(1, 6).astype(dtype)
     np.save(tmp_path / "a.npy", row[None])
-    save_file({"anything": row[:, None]}, tmp_path / "a.safetensors")
+    save_file({"anything": row[:, None].astype(row.dtype.newbyteorder("="))}, tmp_path / "a.safetensors")
     for name in ("a.npy", "a.safetensors"):
         assert read_embedding(tmp_path / name).tolist() == [1, 2, 3, 4, 5]
 
@@ -40,7 +41,12 @@ def broken_files(folder: Path) -> dict[str, str]:
     np.save(folder / "nan.npy", np.full(3, np.nan))
     np.save(folder / "objects.npy", np.array([{}, []], dtype=object), allow_pickle=True)
     np.save(folder / "strings.npy", np.array(["a", "b"]))
+    np.save(folder / "complex.npy", np.ones(3) * 1j)
     np.save(folder / "large.npy", np.ones(1_000_000))
+    nested = b"-" * 5000 + b"1"
+    (folder / "nested.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(nested).to_bytes(2, "little") + nested)
+    (folder / "endless.npy").symlink_to("/dev/zero")
+    os.mkfifo(folder / "pipe.npy")
     (folder / "pickle.npy").write_bytes(pickle.dumps([1.0, 2.0]))
     (folder / "empty.npy").write_bytes(b"")
     with zipfile.ZipFile(folder / "zip.npy", "w") as archive:
@@ -57,7 +63,9 @@ def broken_files(folder: Path) -> dict[str, str]:
         "objects.npy": "cannot read", "strings.npy": "cannot read", "large.npy": "many",
         "pickle.npy": "cannot read", "empty.npy": "cannot read", "zip.npy": "cannot read",
         "bomb.npy": "cannot read", "several.safetensors": "2 tensors", "broken.safetensors": "cannot read",
-        "empty.safetensors": "cannot read", "missing.npy": "cannot read", "a.txt": "ends in",
+        "complex.npy": "complex", "nested.npy": "cannot read", "endless.npy": "no such file",
+        "pipe.npy": "no such file", "empty.safetensors": "cannot read",
+        "missing.npy": "cannot read", "a.txt": "ends in",
     }  # fmt: skip
 
 
