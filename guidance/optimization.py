@@ -195,16 +195,14 @@ def _take_finite(
     optimizer: torch.optim.Optimizer,
     clock: Clock,
     report: bool,
-) -> tuple["_Seen", "_State"] | None:
-    """The largest halving of a step after which all is finite, and what is then seen; None after the last.
+) -> tuple["_Seen", "_State"]:
+    """The largest halving of a step after which all is finite, and what is then seen.
 
     Looking before the step is yielded keeps states that must be left out of checkpoints.
     """
     before = _State(canvas, optimizer)
     for halving in range(HALVINGS + 1):
         _take(canvas, optimizer, clock, 0.5**halving)
-        if clock.index == clock.steps:
-            return None
         seen = _look(canvas, weighted, optimizer, clock, report)
         if seen.bad is None:
             return seen, _State(canvas, optimizer)
