@@ -12,6 +12,7 @@ from guidance.clip import Clip
 from guidance.clip.features import image_features
 from guidance.crops import Crops, clean_views
 from guidance.errors import InputError
+from guidance.losses.chunks import Chunks
 from guidance.losses.features import Features
 
 
@@ -20,8 +21,8 @@ class PerceptualLoss:
 
     The mean over each layer's numbers, weighted, summed over the layers; of the views of `crops` the mean,
     and to a fifth of a plain view, the whole padded to a square with white (so CLIPasso's five views count
-    alike). All views have `size` pixels a side. The picture is stretched to the image's size. Raises
-    InputError when there is not one weight a layer.
+    alike). All views have `size` pixels a side; fewer are seen at once when memory runs out. The picture is
+    stretched to the image's size. Raises InputError when there is not one weight a layer.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class PerceptualLoss:
         self.weights = weights
         self.crops = crops
         self.size = size
+        self._chunks = Chunks()
         with torch.no_grad():
             layers = len(features(clean_views(picture, size, spans=(1.0,))[:, 0]))
         if layers != len(weights):
@@ -88,11 +90,15 @@ class PerceptualLoss:
     def _compare(
         self, views: Float[Tensor, "b k 3 s s"], targets: Float[Tensor, "b k 3 s s"]
     ) -> Float[Tensor, "b k"]:
-        with torch.no_grad():
-            wanted = self.features(targets.flatten(0, 1))
-        seen = self.features(views.flatten(0, 1))
-        terms = [
-            weight * (x - y).square().mean((1, 2, 3))
-            for weight, x, y in zip(self.weights, seen, wanted, strict=True)
-        ]
-        return torch.stack(terms).sum(0).unflatten(0, views.shape[:2])
+        pictured = targets.flatten(0, 1)
+
+        def loss(views: Float[Tensor, "n 3 s s"], rows: slice) -> Float[Tensor, " n"]:
+            with torch.no_grad():
+                wanted = self.features(pictured[rows])
+            terms = [
+                weight * (x - y).square().mean((1, 2, 3))
+                for weight, x, y in zip(self.weights, self.features(views), wanted, strict=True)
+            ]
+            return torch.stack(terms).sum(0)
+
+        return self._chunks(views.flatten(0, 1), loss).unflatten(0, views.shape[:2])

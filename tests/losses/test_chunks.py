@@ -10,7 +10,7 @@ import torch
 from guidance.clock import Clock
 from guidance.crops import Crops
 from guidance.errors import InputError
-from guidance.losses import ClipLoss, DirectionalLoss
+from guidance.losses import ClipLoss, DirectionalLoss, PerceptualLoss
 from guidance.losses.chunks import Chunks, MemoryWarning
 from guidance.prompts import parse
 
@@ -58,6 +58,15 @@ def directional(clip) -> DirectionalLoss:
     return DirectionalLoss(clip, source, parse("a dog"), parse("a cat"), Crops.clipdraw(Clock(seed=3), 5))
 
 
+def perceptual(clip) -> PerceptualLoss:
+    def layers(views: torch.Tensor) -> list[torch.Tensor]:
+        return [clip.encode_image(views)[:, :, None, None]]
+
+    return PerceptualLoss(
+        layers, torch.full((1, 3, 24, 24), 0.5), [2.0], Crops.clipdraw(Clock(seed=3), 4), 16
+    )
+
+
 def value_and_gradient(loss) -> tuple[torch.Tensor, torch.Tensor]:
     image = torch.rand(3, 3, 24, 24, generator=torch.Generator().manual_seed(0)).requires_grad_()
     value = loss(image)
@@ -67,7 +76,7 @@ def value_and_gradient(loss) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("error", [CUDA, CPU], ids=["cuda", "cpu"])
 @pytest.mark.parametrize("backwards", [False, True], ids=["forwards", "backwards"])
-@pytest.mark.parametrize("make", [clip_loss, directional])
+@pytest.mark.parametrize("make", [clip_loss, directional, perceptual])
 def test_smaller_chunks_have_the_same_gradient(clip, make, error: Exception, backwards: bool) -> None:
     expected = value_and_gradient(make(clip))
     small = Small(clip, 4, error, backwards)
