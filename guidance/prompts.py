@@ -180,11 +180,14 @@ def write(prompts: Sequence[Prompt]) -> str:
 def parse_weighted(line: str) -> list[tuple[str, float]]:
     """Plain names and their weights, written like prompts: `"tiny | ViT-B/32:0.5"`.
 
-    Raises InputError for an empty part, and for a weight that is not positive and finite.
+    A number right behind the scheme of a path, `local-dir:5`, is the path. Raises InputError for an empty
+    part, and for a weight that is not positive and finite.
     """
     parts = []
     for part in _split(_PART, line, "|"):
         match = _LAST_NUMBER.fullmatch(part)
+        if match and match[1] in ("local-dir", "hf-hub"):
+            match = None
         name, weight = (match[1].strip(), float(match[3])) if match else (part, 1.0)
         if not name:
             raise InputError(f"every part must name something, got an empty one in {line!r}; drop a bar")

@@ -249,3 +249,4 @@ def test_names_with_weights() -> None:
         ("local-dir:x y", 0.5),
         ("ViT-B/32", 2.0),
     ]
+    assert parse_weighted("local-dir:5 | local-dir:5:2") == [("local-dir:5", 1.0), ("local-dir:5", 2.0)]

@@ -35,10 +35,13 @@ def load_guides(
         resolve(name)  # a misspelt name is told before the others are loaded
         weights[name] = weight
     total = sum(sorted(weights.values()))
-    return {
+    guides = {
         name: (weights[name] / total, load(name, device=device, precision=precision))
         for name in sorted(weights)
     }
+    if len({clip.fingerprint for _, clip in guides.values()}) < len(guides):
+        raise InputError(f"a model guides once, got two names of one in {names!r}; give it one weight")
+    return guides
 
 
 def clip_losses(

@@ -27,6 +27,12 @@ def test_models_come_with_their_shares_in_the_order_of_their_names(model_folder)
         assert all(clip.name == name for name, (_, clip) in guides.items())
 
 
+def test_a_model_by_two_names_is_told(model_folder) -> None:
+    folder = model_folder("vit")
+    with pytest.raises(InputError, match="guides once"):
+        g.load_guides(f"local-dir:{folder} | local-dir:{folder.parent}/../{folder.parent.name}/{folder.name}")
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
