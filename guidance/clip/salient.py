@@ -10,6 +10,7 @@ from torch import Tensor
 
 from guidance.clip.encoder import Clip
 from guidance.clock import Clock
+from guidance.errors import InputError
 
 
 def relevance(clip: Clip, picture: Float[Tensor, "1 3 h w"], steps: int = 16) -> Float[Tensor, "h w"]:
@@ -57,9 +58,12 @@ def salient_places(
     """n places (x, y) of a map for each member, in units of its width, no pixel twice.
 
     Drawn by the softmax of the map where it is above zero; elsewhere only when nothing else is left. The
-    places are those of the clock's step 0. CLIPasso's temperature is 0.3.
+    places are those of the clock's step 0. CLIPasso's temperature is 0.3. Raises InputError when there are
+    less than n pixels, or n is not positive.
     """
     flat = salience.flatten().double().cpu()
+    if not 1 <= n <= len(flat):
+        raise InputError(f"a map of {len(flat)} pixels has from 1 to as many places, got {n}")
     # Elsewhere not zero, so that a blank picture has places, too.
     chances = torch.where(flat > 0, torch.softmax(flat / temperature, 0), 1e-12)
     start, width = replace(clock, index=0), salience.shape[1]

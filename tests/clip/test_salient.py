@@ -7,6 +7,7 @@ from scipy import ndimage
 from guidance.clip import load
 from guidance.clip.salient import blur, outlines, relevance, salience, salient_places
 from guidance.clock import Clock
+from guidance.errors import InputError
 
 
 def noise(h: int, w: int) -> torch.Tensor:
@@ -72,6 +73,12 @@ def test_places_are_drawn_by_the_softmax_where_there_is_salience() -> None:
     assert counts[1:] == pytest.approx(chances, abs=0.04)
     # All four are different, though one has no chance while there are others.
     assert len(salient_places(chart, 4, Clock())[0].unique(dim=0)) == 4
+
+
+@pytest.mark.parametrize("n", [0, -1, 5])
+def test_more_places_than_pixels_are_refused(n: int) -> None:
+    with pytest.raises(InputError, match=f"from 1 to as many places, got {n}"):
+        salient_places(torch.ones(2, 2), n, Clock())
 
 
 def test_places_are_of_their_member_and_of_the_clocks_beginning() -> None:
