@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 from open_clip.model import CLIP
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -52,11 +53,14 @@ def main(
         precision: Of the towers' arithmetic: float32, or bfloat16.
         output: The folder of the model, its checkpoint and its metrics.
     """
-    settings = {name: str(value) for name, value in locals().items() if name not in ("output", "device")}
+    settings = {name: value for name, value in locals().items() if name not in ("output", "device")}
+    if not 1 <= sketches <= SKETCHBOOK:
+        raise g.InputError(f"sketches must be from 1 to {SKETCHBOOK}, got {sketches}")
     where = g.device(device)
     clock = g.Clock(steps, seed)
     # A little larger than what the model sees, since views enlarge as well.
     pictures = read_captioned(data, image_size * 5 // 4)
+    training.check_batch(batch, int((~pictures.held_out).sum()))
     # Of held-out pictures the spelling of their names is used, and nothing else.
     tokenizer = train_tokenizer([text for texts in pictures.captions for text in texts], VOCABULARY)
     known = zip(pictures.captions, pictures.held_out.tolist(), strict=True)
@@ -94,7 +98,10 @@ def read_weights(folder: Path, model: CLIP) -> dict[str, Tensor]:
     path = folder / "open_clip_model.safetensors"
     if not path.is_file():
         raise g.InputError(f"there is no trained model in {folder}: {path.name} is missing")
-    weights = load_file(path)
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise g.InputError(f"{path} is broken ({error}); start from another") from error
     if {n: t.shape for n, t in weights.items()} != {n: t.shape for n, t in model.state_dict().items()}:
         raise g.InputError(f"{path} is another model; start from one with the same image model and data")
     return weights

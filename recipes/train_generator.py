@@ -50,6 +50,7 @@ def main(
     generator = Generator(channels, style_dim, mapping_layers)
     randomize_(generator, clock)
     pictures = choose(read_captioned(data, generator.size * 5 // 4), names, generator.size).to(where)
+    training.check_batch(batch, len(pictures))
     trainee = Trainee(generator, len(pictures), clock).to(where)
     optimizer = adam(trainee)
     training.open_folder(output, settings)

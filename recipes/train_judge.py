@@ -45,11 +45,12 @@ def main(
         precision: Of the towers' arithmetic: float32, or bfloat16.
         output: The folder of the model, its checkpoint and its metrics.
     """
-    settings = {name: str(value) for name, value in locals().items() if name not in ("output", "device")}
+    settings = {name: value for name, value in locals().items() if name not in ("output", "device")}
     where = g.device(device)
     clock = g.Clock(steps, seed)
     # A little larger than what the model sees, since views enlarge as well.
     pictures = read_captioned(data, image_size * 5 // 4)
+    training.check_batch(batch, int((~pictures.held_out).sum()))
     # It is asked for English names only; 26 languages would take a small network several times as long.
     pictures = replace(pictures, captions=[captions[:1] for captions in pictures.captions])
     texts = [name for (name,), hidden in zip(pictures.captions, pictures.held_out, strict=True) if not hidden]

@@ -31,7 +31,7 @@ ALLOWED = {
     "optimization": {"canvas.base"},
     "progress": {"optimization"},
     "checkpoint": {"media"},
-    "training": {"checkpoint", "media"},
+    "training": {"checkpoint", "folder", "media"},
     "diffusion": {"clip", "devices"},
     "shipped": set(),
     "film": {"media"},

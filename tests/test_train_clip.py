@@ -27,9 +27,9 @@ def data(tmp_path: Path) -> Path:
 
 
 def train(data: Path, output: Path, *options: object) -> int:
-    small = ["--image-size", "32", "--batch", "3", "--sketches", "2", "--steps", "4"]
-    words = ["train-clip", str(data), *small, "--output", str(output), *(str(option) for option in options)]
-    return cli.main(words)
+    small = {"--image-size": 32, "--batch": 3, "--sketches": 2, "--steps": 4, "--output": output}
+    settings = small | dict(zip(options[::2], options[1::2], strict=True))
+    return cli.main(["train-clip", str(data), *(f"{name}={value}" for name, value in settings.items())])
 
 
 def weights(output: Path) -> dict[str, torch.Tensor]:
@@ -37,6 +37,7 @@ def weights(output: Path) -> dict[str, torch.Tensor]:
 
 
 def test_the_same_command_goes_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("guidance.training.WINDOW", 1)
     assert train(data, tmp_path / "whole") == 0
 
     # Every step is saved, and the second training is killed after its second one.
@@ -59,7 +60,7 @@ def test_the_same_command_goes_on(data: Path, tmp_path: Path, monkeypatch: pytes
     whole, died = weights(tmp_path / "whole"), weights(tmp_path / "died")
     assert all(torch.equal(whole[name], died[name]) for name in whole)
     lines = (tmp_path / "died" / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == [4]
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
 
 
 def test_another_training_does_not_take_the_folder_over(
@@ -79,13 +80,24 @@ def test_another_training_does_not_take_the_folder_over(
     [
         (["--image-model", "convnext_zepto"], "did you mean convnext_zepto_rms"),
         (["--start", "nowhere"], "no trained model in nowhere"),
+        (["--start", "broken"], "open_clip_model.safetensors is broken"),
+        (["--batch", "9"], "batch must be from 1 to the 3 pictures"),
+        (["--sketches", "0"], "sketches must be from 1 to 1024, got 0"),
         (["--seed", "x"], "--seed"),
         (["--device", "gpu"], "unknown device 'gpu'"),
     ],
 )
 def test_wrong_input_is_one_line(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    message: str,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("broken").mkdir()
+    Path("broken", "open_clip_model.safetensors").write_bytes(b"nothing")
     assert train(data, tmp_path / "out", *options) == 2
     said = capsys.readouterr().err
     assert message in said

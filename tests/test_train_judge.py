@@ -82,6 +82,7 @@ def test_a_judge_is_trained_and_a_training_that_died_goes_on(
 
     from guidance import checkpoint
 
+    monkeypatch.setattr("guidance.training.WINDOW", 1)
     times = iter(range(0, 10**9, 1000))
     monkeypatch.setattr("time.monotonic", lambda: next(times))
     save = checkpoint.save

@@ -34,9 +34,10 @@ def train(data: Path, output: Path, **options: object) -> int:
 
 
 def test_the_same_command_goes_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert train(data, tmp_path / "whole") == 0
+    monkeypatch.setattr("guidance.training.WINDOW", 2)
+    assert train(data, tmp_path / "whole", steps=5) == 0
 
-    # Every step is saved, and the second training is killed after its second one.
+    # Every second step is saved, and the second training is killed after its second save.
     times = iter(range(0, 10**9, 1000))
     monkeypatch.setattr("time.monotonic", lambda: next(times))
     saves: list[int] = []
@@ -51,8 +52,14 @@ def test_the_same_command_goes_on(data: Path, tmp_path: Path, monkeypatch: pytes
 
     save = checkpoint.save
     monkeypatch.setattr("guidance.checkpoint.save", die)
-    assert train(data, tmp_path / "died") == 130
-    assert train(data, tmp_path / "died") == 0
+    assert train(data, tmp_path / "died", steps=5) == 130
+    # What a kill may leave of a line that it was in the middle of.
+    with (tmp_path / "died" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "pix')
+    assert train(data, tmp_path / "died", steps=5) == 0
+    lines = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "died")]
+    assert lines[0] == lines[1]
+    assert lines[0].count("\n") == 3
     whole, died = (load_file(tmp_path / name / WEIGHTS) for name in ("whole", "died"))
     assert all(torch.equal(whole[name], died[name]) for name in whole)
 
@@ -69,9 +76,14 @@ def test_the_same_command_goes_on(data: Path, tmp_path: Path, monkeypatch: pytes
     ("options", "message"),
     [
         ({"image_size": 17}, "image_size must be a multiple of 2, got 17"),
+        ({"image_size": 0}, "image_size must be a multiple of 2, got 0"),
+        ({"latent_channels": 2}, "latent_channels must be at least 3"),
         ({"channels": 8}, "channels must be multiples of 4 from 16, got (8, 16, 16)"),
         ({"start": "nowhere"}, "there is no model in nowhere"),
+        ({"start": g.__path__[0] + "/models/tiny_vae"}, "has another architecture"),
         ({"batch": 9}, "batch must be from 1 to the 3 pictures"),
+        ({"lr": "nan"}, "lr must be finite and at least 0, got nan"),
+        ({"kl": -1}, "kl must be finite and at least 0, got -1.0"),
     ],
 )
 def test_wrong_input_is_one_line(
@@ -81,6 +93,7 @@ def test_wrong_input_is_one_line(
     said = capsys.readouterr().err
     assert message in said
     assert said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_another_training_does_not_take_the_folder_over(
@@ -92,3 +105,28 @@ def test_another_training_does_not_take_the_folder_over(
     assert "has lr 0.0005, got 0.5; choose another output" in capsys.readouterr().err
     after = load_file(tmp_path / "out" / WEIGHTS)
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("settings", ["", "[1]", "file"])
+def test_a_folder_that_is_none_of_a_training_is_refused(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], settings: str
+) -> None:
+    output = tmp_path / "out"
+    if settings == "file":
+        output.touch()
+    else:
+        output.mkdir()
+        (output / "settings.json").write_text(settings)
+    assert train(data, output) == 2
+    assert capsys.readouterr().err.endswith("choose another output\n")
+    assert settings == "file" or (output / "settings.json").read_text() == settings
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_what_diverges_is_not_saved(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], steps: int
+) -> None:
+    # In float32 this weight is infinite: the first step is seen well, and makes weights that are no numbers.
+    assert train(data, tmp_path / "out", kl=1e39, steps=steps) == 1
+    assert "is not finite at step" in capsys.readouterr().err
+    assert not (tmp_path / "out" / WEIGHTS).exists()

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from guidance.clip.contrastive import info_nce
 from guidance.clip.data import CaptionedPictures, Placement, choose, place
-from guidance.clip.train import Captions, Trainee, check_batch, learn
+from guidance.clip.train import Captions, Trainee, learn
 from guidance.clock import Clock
 
 
@@ -45,14 +45,13 @@ def train_judge(
     """Train from step `clock.index` to `clock.steps`, yielding every step; all draws come from the clock.
 
     A step sees `batch` pictures in many styles. `brushes` are what single strokes cover, in [0, 1], large
-    ones first. Raises InputError when there are fewer pictures than a step needs.
+    ones first.
     """
     device, size = brushes.device, brushes.shape[-1]
     tokens = Captions(pictures.captions, tokenizer, trainee.model.context_length)
     # Variants (": medium skin tone") would outnumber the plain things three to two.
     plain = torch.tensor([":" not in captions[0] for captions in pictures.captions])
     weights = (~pictures.held_out).float() * torch.where(plain, 1.0, 0.4)
-    check_batch(batch, pictures)
     while clock.index < clock.steps:
         generator = clock.generator("train")
         rows = choose(weights, batch, generator)

@@ -36,7 +36,6 @@ from guidance.clip.contrastive import info_nce
 from guidance.clip.data import CaptionedPictures, Placement, choose, place
 from guidance.clip.tokenize import words
 from guidance.clock import Clock
-from guidance.errors import InputError
 from guidance.media import replacing, write_text
 
 #: What an English caption may begin with when a person writes it.
@@ -108,7 +107,7 @@ def train(
 
     A step sees `batch` pictures contrastively, noisy at many levels, on pages of which half are white, and
     moves and learns from `sketches` drawings of the sketchbook. `brushes` are what single strokes cover, in
-    [0, 1]. Raises InputError when there are fewer pictures or drawings than a step needs.
+    [0, 1].
     """
     model, device = trainee.model, trainee.drawings.device
     size = trainee.drawings.shape[-1]
@@ -116,9 +115,6 @@ def train(
     # Variants (": medium skin tone") would outnumber the plain things three to two.
     plain = torch.tensor([":" not in captions[0] for captions in pictures.captions])
     seen = (~pictures.held_out).float()
-    check_batch(batch, pictures)
-    if not 1 <= sketches <= len(trainee.drawings):
-        raise InputError(f"sketches must be from 1 to {len(trainee.drawings)}, got {sketches}")
     while clock.index < clock.steps:
         generator = clock.generator("train")
 
@@ -160,13 +156,6 @@ def train(
         accuracy = (similarities.argmax(1) == torch.arange(batch, device=device)).float().mean()
         clock.index += 1
         yield Trained(clock.index - 1, contrastive.item(), accuracy.item(), alignment.item())
-
-
-def check_batch(batch: int, pictures: CaptionedPictures) -> None:
-    """Raises InputError unless there are so many pictures to train on."""
-    count = int((~pictures.held_out).sum())
-    if not 1 <= batch <= count:
-        raise InputError(f"batch must be from 1 to the {count} pictures to train on, got {batch}")
 
 
 def learn(

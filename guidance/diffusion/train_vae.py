@@ -18,7 +18,6 @@ from guidance.clip import Clip
 from guidance.clip.data import CaptionedPictures, Placement, choose, place
 from guidance.clip.features import image_features
 from guidance.clock import Clock
-from guidance.errors import InputError
 
 #: The first of four channels (colour, -colour, level, -level) for each of red, green and blue.
 LANES = (0, 4, 8)
@@ -122,13 +121,10 @@ def train_vae(
     """Train from step `clock.index` to `clock.steps`, yielding every step; all draws come from the clock.
 
     A step sees `batch` pictures of `size` pixels a side on pages of which half are white. `kl` weighs the sum
-    over a latent against the sum over a picture, as Rombach et al. count. Raises InputError when there are
-    fewer pictures than a step needs.
+    over a latent against the sum over a picture, as Rombach et al. count.
     """
     device = next(trainee.parameters()).device
     seen = (~pictures.held_out).float()
-    if not 1 <= batch <= seen.sum():
-        raise InputError(f"batch must be from 1 to the {seen.sum():.0f} pictures to train on, got {batch}")
     while clock.index < clock.steps:
         generator = clock.generator("train")
         images = views(pictures, choose(seen, batch, generator), size, generator, device)

@@ -31,9 +31,9 @@ def load_generator(source: str | Path = "tiny", *, device: str | torch.device = 
     """
     path = MODELS / "tiny_generator" / "generator.safetensors" if source == "tiny" else Path(source)
     weights = _read(path)
-    if "synthesis.b4.const" in weights:
-        weights = _from_nvidia(weights, path)
     try:
+        if "synthesis.b4.const" in weights:
+            weights = _from_nvidia(weights, path)
         blocks = sum(
             name.startswith("to_rgbs.") and name.endswith(".bias") for name in weights if name.count(".") == 2
         )
@@ -45,7 +45,9 @@ def load_generator(source: str | Path = "tiny", *, device: str | torch.device = 
             generator = Generator(channels, style_dim, mapping_layers)
         missing = {"latent_avg": torch.full((style_dim,), torch.nan)}
         generator.load_state_dict(missing | {n: t.float() for n, t in weights.items()}, assign=True)
-    except (LookupError, RuntimeError) as error:
+    except InputError:
+        raise
+    except (LookupError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"{path} is no StyleGAN2 generator under rosinality's or NVIDIA's names ({reason}); give another"
@@ -91,7 +93,9 @@ def _read(path: Path) -> dict[str, Tensor]:
     if isinstance(content, dict) and isinstance(content.get("g_ema"), dict):
         mean = {"latent_avg": content["latent_avg"]} if "latent_avg" in content else {}
         content = content["g_ema"] | mean
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    ):
         raise InputError(f"{path} has no weights by name and no g_ema; give a checkpoint of StyleGAN2")
     return content
 

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from guidance.clock import Clock, cosine
-from guidance.errors import InputError
 from guidance.generator.stylegan2 import MAPPING_RATE, Generator
 
 #: Standard deviation of the noise on w's.
@@ -67,13 +66,8 @@ def train(
     batch: int,
     lr: float,
 ) -> Iterator[Trained]:
-    """Train from step `clock.index` to `clock.steps`, yielding every step; all draws come from the clock.
-
-    Raises InputError when there are fewer pictures than a step needs.
-    """
+    """Train from step `clock.index` to `clock.steps`, yielding every step; all draws come from the clock."""
     generator = trainee.generator
-    if not 1 <= batch <= len(pictures):
-        raise InputError(f"batch must be from 1 to the {len(pictures)} pictures, got {batch}")
     while clock.index < clock.steps:
         rows = torch.randperm(len(pictures), generator=clock.generator("train-generator/rows"))[:batch]
         w = trainee.w[rows]

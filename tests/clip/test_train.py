@@ -198,18 +198,6 @@ def test_a_resumed_training_is_the_same_training(folder: Path, tmp_path: Path) -
     assert all(torch.equal(a, b) for a, b in zip(state(whole).values(), state(again).values(), strict=True))
 
 
-def test_what_cannot_be_trained_on(folder: Path) -> None:
-    pictures = read_captioned(folder, 16)
-    trainee, optimizer, clock = fresh(1)
-    for wrong, message in (
-        ({"batch": 7}, "batch must be from 1 to the 6"),
-        ({"sketches": 17}, "sketches .* 16"),
-    ):
-        options = {"batch": 4, "sketches": 4, "lr": 1e-3, "brushes": brushes()} | wrong
-        with pytest.raises(InputError, match=message):
-            next(train(trainee, pictures, tokens(pictures), clock, optimizer, **options))
-
-
 def test_held_out_pictures_are_never_seen(folder: Path) -> None:
     pictures = read_captioned(folder, 40)
     poisoned = CaptionedPictures(pictures.rgba.clone(), pictures.captions, torch.arange(6) == 2)

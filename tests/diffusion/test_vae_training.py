@@ -18,7 +18,6 @@ from guidance.diffusion.train_vae import (
     standardise_,
     train_vae,
 )
-from guidance.errors import InputError
 
 
 def new(channels: tuple[int, ...] = (16, 32)) -> AutoencoderKL:
@@ -127,8 +126,3 @@ def test_training_lowers_the_error_and_never_sees_what_is_held_out() -> None:
     now, mean = trainee.vae.decoder.conv_out.weight, trainee.mean_vae.decoder.conv_out.weight
     begun = new((16, 16)).decoder.conv_out.weight
     assert 0 < (mean - begun).norm() < (now - begun).norm()  # the running mean lags behind
-
-
-def test_a_step_needs_enough_pictures() -> None:
-    with pytest.raises(InputError, match="batch must be from 1 to the 4 pictures"):
-        run(pictures(), 1e-3, batch=5)

@@ -103,6 +103,10 @@ def test_what_is_no_generator_is_told_in_one_line(generator: Generator, tmp_path
     (tmp_path / "ffhq.pkl").write_bytes(pickle.dumps({"G_ema": print}))
     torch.save({"g_ema": print}, tmp_path / "code.pt")
     torch.save([1, 2], tmp_path / "list.pt")
+    torch.save({1: torch.zeros(1)}, tmp_path / "numbers.pt")
+    side = {**other, "synthesis.b0.conv0.weight": torch.zeros(1)}
+    save_file(side, tmp_path / "side.safetensors")
+    save_file({**other, "synthesis.b4.torgb.bias": torch.zeros(4)}, tmp_path / "colours.safetensors")
     for name, words in {
         "incomplete.safetensors": "convs.1.activate.bias",
         "shape.safetensors": "conv1.activate.bias",
@@ -112,6 +116,9 @@ def test_what_is_no_generator_is_told_in_one_line(generator: Generator, tmp_path
         "ffhq.pkl": "safetensors.torch.save_file",
         "code.pt": "cannot read",
         "list.pt": "no weights by name",
+        "numbers.pt": "no weights by name",
+        "side.safetensors": "is no StyleGAN2 generator",
+        "colours.safetensors": "is no StyleGAN2 generator",
         "missing.pt": "there is no generator",
     }.items():
         with pytest.raises(InputError, match=words) as caught:
