@@ -52,7 +52,7 @@ Film = Annotated[
     Literal["mp4", "gif", "webp", "none"], Parameter(help="The film of how the picture came about.")
 ]
 Metadata = Annotated[
-    bool, Parameter(help="Whether pictures and films say how they were made, the prompt for one.")
+    bool, Parameter(help="Whether pictures and mp4 films say how they were made, the prompt for one.")
 ]
 OnNan = Annotated[
     Literal["stop", "smaller"],

@@ -60,10 +60,10 @@ def main(
         )
         views = g.Crops.calm(clock, crops)
     canvas.to(where)
-    run.start(canvas)
 
     guides = g.load_guides(clip, device=where, precision=precision)
     losses = g.clip_losses(guides, prompts, views, separate=report)
+    run.start(canvas)
     for _ in run.optimize(canvas, losses, clock):
         pass
 

@@ -1,5 +1,6 @@
 """StyleCLIP (Patashnik et al. 2021): text moves a latent of StyleGAN2, in the paper's three ways."""
 
+from math import inf, isfinite
 from pathlib import Path
 from typing import Literal
 
@@ -34,6 +35,8 @@ def main(
     crops: options.Crops = 4,
     device: options.Device = "auto",
     precision: options.Precision = "float32",
+    on_nan: options.OnNan = "stop",
+    report: options.Report = False,
     film: options.Film = "mp4",
     metadata: options.Metadata = True,
     output: options.Output = Path("outputs"),
@@ -58,6 +61,11 @@ def main(
         truncation: How far drawn latents may be from their mean: 1, as they are drawn; 0, the mean itself.
     """
     run = g.Run(__file__, locals())
+    for name, value in (("l2", l2), ("beta", beta)):
+        if not 0 <= value < inf:
+            raise g.InputError(f"{name} must be a finite number, 0 or more, got {value}")
+    if strength is not None and not isfinite(strength):
+        raise g.InputError(f"strength must be a finite number, got {strength}")
     clock = g.Clock(steps, seed)
     prompts, neutral = g.parse(prompt), g.parse(source)
     views = g.Crops.calm(clock, crops)
@@ -71,7 +79,7 @@ def main(
     network = load_generator(generator, device=where)
     trained = None if mapper is None else load_mapper(mapper, network)
     guides = g.load_guides(clip, device=where, precision=precision)
-    losses = g.clip_losses(guides, prompts, views)
+    losses = g.clip_losses(guides, prompts, views, separate=report)
 
     drawn = network.draw(clock, draws, truncation)
     with torch.no_grad():

@@ -19,6 +19,7 @@ def main(
     seed: options.Seed = 0,
     clip: options.Clip = "tiny",
     crops: options.Crops = 8,
+    templates: options.Templates = "plain",
     best_of: options.BestOf = 1,
     device: options.Device = "auto",
     precision: options.Precision = "float32",
@@ -40,7 +41,7 @@ def main(
     """
     run = g.Run(__file__, locals())
     clock = g.Clock(steps, seed)
-    prompts = g.parse(prompt)
+    prompts = g.parse(prompt, g.read_templates(templates))
     where = g.device(device)
     frame = (size, size if width is None else width)
     if preset == "aphantasia":
@@ -54,13 +55,14 @@ def main(
         views = g.Crops.drifting(clock, crops)
         distance, smooth, betas = g.cosine_distance, g.linear(0.0, 0.7), (0.9, 0.999)
     canvas.to(where)
-    run.start(canvas)
 
     guides = g.load_guides(clip, device=where, precision=precision)
-    losses = g.clip_losses(guides, prompts, views, distance) | {"noise": (smooth, g.total_variation)}
+    noise = {"noise": (smooth, g.total_variation)}
+    losses = g.clip_losses(guides, prompts, views, distance, separate=report) | noise
     optimizer = g.adam(canvas)
     for group in optimizer.param_groups:
         group["betas"] = betas
+    run.start(canvas)
     for _ in run.optimize(canvas, losses, clock, optimizer):
         pass
 

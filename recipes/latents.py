@@ -1,5 +1,6 @@
 """VQGAN-CLIP (Crowson et al. 2022): an autoencoder's latent that CLIP finds to match the prompt."""
 
+from math import inf
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +23,7 @@ def main(
     seed: options.Seed = 0,
     clip: options.Clip = "tiny",
     crops: options.Crops = 8,
+    templates: options.Templates = "plain",
     best_of: options.BestOf = 1,
     device: options.Device = "auto",
     precision: options.Precision = "float32",
@@ -45,8 +47,10 @@ def main(
         checkpointed: Less memory for a third more time.
     """
     run = g.Run(__file__, locals())
+    if not 0 <= smooth < inf:
+        raise g.InputError(f"smooth must be a finite weight, 0 or more, got {smooth}")
     clock = g.Clock(steps, seed)
-    prompts = g.parse(prompt)
+    prompts = g.parse(prompt, g.read_templates(templates))
     where = g.device(device)
     space = g.load_vae(vae, device=where, precision=precision)
     latents = space.noise(clock, best_of, (size, size)).to(where)
@@ -68,11 +72,11 @@ def main(
         canvas = g.Latents(space.decode, latents, lr=rate, bounds=bounds, checkpointed=checkpointed)
         views, distance = g.Crops.calm(clock, crops), g.cosine_distance
     canvas.to(where)
-    run.start(canvas)
 
     guides = g.load_guides(clip, device=where, precision=precision)
     specks = {"smooth": (smooth, g.total_variation)} if preset == "calm" else {}
-    losses = g.clip_losses(guides, prompts, views, distance) | specks
+    losses = g.clip_losses(guides, prompts, views, distance, separate=report) | specks
+    run.start(canvas)
     for _ in run.optimize(canvas, losses, clock):
         pass
 

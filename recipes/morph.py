@@ -18,8 +18,15 @@ def main(
     seed: options.Seed = 0,
     clip: options.Clip = "tiny",
     crops: options.Crops = 8,
+    templates: options.Templates = "plain",
+    best_of: options.BestOf = 1,
     device: options.Device = "auto",
     precision: options.Precision = "float32",
+    start: options.Start = None,
+    on_nan: options.OnNan = "stop",
+    report: options.Report = False,
+    film: options.Film = "mp4",
+    metadata: options.Metadata = True,
     output: options.Output = Path("outputs"),
     resume: options.Resume = None,
 ) -> Path:
@@ -31,12 +38,13 @@ def main(
     """
     run = g.Run(__file__, locals())
     clock = g.Clock(steps, seed)
-    prompts = g.parse(prompt)
+    prompts = g.parse(prompt, g.read_templates(templates))
     where = g.device(device)
     canvas = g.Strokes(
         paths,
         size,
         clock,
+        b=best_of,
         segments=(1, 1),
         extent=0.9,
         reach=0.2,
@@ -48,12 +56,13 @@ def main(
 
     views = g.Crops.calm(clock, crops)
     guides = g.load_guides(clip, device=where, precision=precision)
-    losses = g.clip_losses(guides, prompts, views)
+    losses = g.clip_losses(guides, prompts, views, separate=report)
     # Without names, the groups keep their first rates: the last scene has as far to go as the others.
     optimizer = torch.optim.Adam(
         [{"params": group["params"], "lr": at(group["lr"], 0.0)} for group in canvas.param_groups()]
     )
-    for _ in run.track(g.optimize(canvas, losses, clock, optimizer), canvas, optimizer, clock):
+    run.start(canvas)
+    for _ in run.optimize(canvas, losses, clock, optimizer):
         pass
 
     return run.finish(canvas, scores=g.guide_score(guides, prompts, canvas()))

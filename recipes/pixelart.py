@@ -16,6 +16,7 @@ def main(
     seed: options.Seed = 0,
     clip: options.Clip = "tiny",
     crops: options.Crops = 8,
+    templates: options.Templates = "plain",
     best_of: options.BestOf = 1,
     device: options.Device = "auto",
     precision: options.Precision = "float32",
@@ -37,18 +38,18 @@ def main(
     """
     run = g.Run(__file__, locals())
     clock = g.Clock(steps, seed)
-    prompts = g.parse(prompt)
+    prompts = g.parse(prompt, g.read_templates(templates))
     where = g.device(device)
     chosen = colours if palette is None else g.read_palette(palette, colours)
     canvas = g.Palette(cells, clock, b=best_of, colours=chosen)
     canvas.to(where)
-    run.start(canvas)
 
     views = g.Crops.drifting(clock, crops)
     guides = g.load_guides(clip, device=where, precision=precision)
     # Of a picture of blocks only the pairs of pixels at their edges count.
     specks = (g.linear(0.0, 0.4 * canvas.block), g.total_variation)
-    losses = g.clip_losses(guides, prompts, views) | {"specks": specks}
+    losses = g.clip_losses(guides, prompts, views, separate=report) | {"specks": specks}
+    run.start(canvas)
     for _ in run.optimize(canvas, losses, clock):
         pass
 

@@ -19,6 +19,7 @@ def main(
     seed: options.Seed = 0,
     clip: options.Clip = "tiny",
     crops: options.Crops = 8,
+    templates: options.Templates = "plain",
     best_of: options.BestOf = 1,
     device: options.Device = "auto",
     precision: options.Precision = "float32",
@@ -39,7 +40,7 @@ def main(
     """
     run = g.Run(__file__, locals())
     clock = g.Clock(steps, seed)
-    prompts = g.parse(prompt)
+    prompts = g.parse(prompt, g.read_templates(templates))
     where = g.device(device)
     frame = (size, size if width is None else width)
     if preset == "pixray":
@@ -49,16 +50,17 @@ def main(
         canvas = g.Pixels(frame, clock, b=best_of, lr=0.06)
         views = g.Crops.drifting(clock, crops)
     canvas.to(where)
-    run.start(canvas)
 
     guides = g.load_guides(clip, device=where, precision=precision)
-    losses = g.clip_losses(guides, prompts, views) | {"noise": (g.linear(0.0, 0.7), g.total_variation)}
+    noise = {"noise": (g.linear(0.0, 0.7), g.total_variation)}
+    losses = g.clip_losses(guides, prompts, views, separate=report) | noise
     if preset == "page":
         # Without the first, some scenes fill the page with a pattern; without the second, edges stay pale.
         losses |= {
             "ink": (g.linear(0.1, 0.3), ink),
             "paleness": (lambda progress: max(0.0, 4 * progress - 2), paleness),
         }
+    run.start(canvas)
     for _ in run.optimize(canvas, losses, clock):
         pass
 

@@ -15,6 +15,7 @@ def main(
     seed: options.Seed = 0,
     clip: options.Clip = "tiny",
     crops: options.Crops = 8,
+    templates: options.Templates = "plain",
     device: options.Device = "auto",
     precision: options.Precision = "float32",
     on_nan: options.OnNan = "stop",
@@ -34,7 +35,7 @@ def main(
     scene, (height, width) = g.read_svg(drawing)
     canvas = g.Drawing(scene, size, aspect=height / width)
     clock = g.Clock(steps, seed)
-    prompts = g.parse(prompt)
+    prompts = g.parse(prompt, g.read_templates(templates))
     where = g.device(device)
     canvas.to(where)
 

@@ -15,6 +15,7 @@ def main(
     seed: options.Seed = 0,
     clip: options.Clip = "tiny",
     crops: options.Crops = 8,
+    templates: options.Templates = "plain",
     best_of: options.BestOf = 1,
     device: options.Device = "auto",
     precision: options.Precision = "float32",
@@ -34,16 +35,16 @@ def main(
     """
     run = g.Run(__file__, locals())
     clock = g.Clock(steps, seed)
-    prompts = g.parse(prompt)
+    prompts = g.parse(prompt, g.read_templates(templates))
     where = g.device(device)
     # Like the strokes of clipdraw, the shapes begin nearly invisible.
     canvas = g.Shapes(paths, size, clock, b=best_of, radius=(0.03, 0.12), opacity=(0.0, 0.1))
     canvas.to(where)
-    run.start(canvas)
 
     views = g.Crops.calm(clock, crops)
     guides = g.load_guides(clip, device=where, precision=precision)
     losses = g.clip_losses(guides, prompts, views, separate=report)
+    run.start(canvas)
     for _ in run.optimize(canvas, losses, clock):
         pass
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 import guidance as g
 from guidance import options
+from guidance.canvas.grids import check_members
 from guidance.crops import clean_views
 
 
@@ -51,6 +52,7 @@ def main(
     seed: options.Seed = 0,
     clip: options.Clip = "tiny",
     crops: options.Crops = 4,
+    templates: options.Templates = "plain",
     best_of: options.BestOf = 1,
     device: options.Device = "auto",
     precision: options.Precision = "float32",
@@ -73,13 +75,15 @@ def main(
             --preset clipasso --clip RN101/openai --paths 16 --steps 2000 --size 224 --best-of 3.
     """
     run = g.Run(__file__, locals())
+    check_members(best_of)
     clock = g.Clock(steps, seed)
-    prompts = g.parse(prompt) if prompt else []
+    prompts = g.parse(prompt, g.read_templates(templates)) if prompt else []
     where = g.device(device)
     paper = preset == "clipasso"
     whole = g.read_image(picture).to(where)
     scale = 224 / max(whole.shape[2:])
-    whole = F.interpolate(whole, scale_factor=scale, mode="bilinear", antialias=True)
+    sides = [max(1, round(scale * side)) for side in whole.shape[2:]]
+    whole = F.interpolate(whole, sides, mode="bilinear", antialias=True)
     drawn = (1 - g.outlines(whole, broad=paper)).expand_as(whole)
     # Outlines first, then squares: a picture's own frame is no outline.
     pictured, drawn = (clean_views(image, 224, spans=(1.0,))[:, 0] for image in (whole, drawn))
@@ -114,7 +118,7 @@ def main(
     if not paper:
         losses["crossing"] = (0.1, g.XingLoss(canvas))
     if prompts:
-        losses |= g.clip_losses(guides, prompts, views)
+        losses |= g.clip_losses(guides, prompts, views, separate=report)
     # The paper's rate is the same to the end; the canvas's own falls.
     optimizer = torch.optim.Adam([canvas.points], lr=1 / size) if paper else None
 

@@ -1,5 +1,6 @@
 """StyleCLIPDraw (Schaldenbrand et al. 2022): strokes that show a prompt in the style of a picture."""
 
+from math import inf
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +23,7 @@ def main(
     seed: options.Seed = 0,
     clip: options.Clip = "tiny",
     crops: options.Crops = 8,
+    templates: options.Templates = "plain",
     best_of: options.BestOf = 1,
     device: options.Device = "auto",
     precision: options.Precision = "float32",
@@ -46,8 +48,10 @@ def main(
         style: The weight of the style beside the prompt's.
     """
     run = g.Run(__file__, locals())
+    if not 0 <= style < inf:
+        raise g.InputError(f"style must be a finite weight, 0 or more, got {style}")
     clock = g.Clock(steps, seed)
-    prompts = g.parse(prompt)
+    prompts = g.parse(prompt, g.read_templates(templates))
     where = g.device(device)
     example = g.read_image(picture).to(where)
     if preset == "styleclipdraw":
@@ -69,16 +73,16 @@ def main(
         )
         views = g.Crops.calm(clock, crops)
     canvas.to(where)
-    run.start(canvas)
 
     guides = g.load_guides(clip, device=where, precision=precision)
     _, first = next(iter(guides.values()))
     seen = g.vgg16_features(where) if features == "vgg16" else g.clip_features(first, (-4, -3, -2))
     losses: dict[str, tuple[Schedule, Loss]] = {
         name: (_until(0.9, weight), loss)
-        for name, (weight, loss) in g.clip_losses(guides, prompts, views).items()
+        for name, (weight, loss) in g.clip_losses(guides, prompts, views, separate=report).items()
     }
     losses["style"] = (style, g.StrotssLoss(seen, example, clock))
+    run.start(canvas)
     for _ in run.optimize(canvas, losses, clock):
         pass
 

@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
-from guidance import cli
+from guidance import cli, run
+from guidance.media import write_png
 
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 8 6"><path d="M1 1h5v4z" fill="red"/></svg>'
 
@@ -28,7 +30,7 @@ def test_a_drawing_is_gone_on_from_with_the_settings_of_the_command(tmp_path: Pa
     settings = json.loads(draw(tmp_path, "redraw", str(source), "a red heart").read_text())["settings"]
     assert settings["drawing"] == str(source)
     # What a resume is called with: nothing but arguments of the recipe.
-    options = {"steps", "size", "seed", "clip", "crops", "device", "precision", "output"}
+    options = {"steps", "size", "seed", "clip", "crops", "templates", "device", "precision", "output"}
     of_the_run = {"on_nan", "report", "film", "metadata"}
     assert settings.keys() == {"drawing", "prompt", *options, *of_the_run}
 
@@ -43,3 +45,27 @@ def test_what_is_no_drawing_is_refused_before_anything_is_written(
     assert cli.main(["redraw", str(source), "a red heart", "--output", str(tmp_path / "out")]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "recipe", ["clipdraw", "shapes", "pixels", "fourier", "pixelart", "latents", "morph"]
+)
+def test_a_misspelt_model_is_told_before_the_picture_is_fitted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, recipe: str
+) -> None:
+    monkeypatch.setattr(run, "start_from", lambda *_: pytest.fail("fitted"))
+    write_png(tmp_path / "start.png", torch.ones(1, 3, 8, 8))
+    tokens = [recipe, "a red heart", "--clip", "tinny", "--start", str(tmp_path / "start.png")]
+    assert cli.main([*tokens, "--output", str(tmp_path / "out")]) == 2
+    assert "unknown model 'tinny'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("recipe", ["shapes", "pixels", "fourier", "pixelart", "latents", "morph"])
+def test_texts_are_put_into_templates(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], recipe: str
+) -> None:
+    templates = tmp_path / "templates.txt"
+    templates.write_text("no braces")
+    tokens = [recipe, "a red heart", "--templates", str(templates), "--output", str(tmp_path / "out")]
+    assert cli.main(tokens) == 2
+    assert "number 1 is 'no braces'" in capsys.readouterr().err

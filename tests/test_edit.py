@@ -143,6 +143,9 @@ def test_a_run_that_died_is_resumed_to_the_same_end(
         (["--truncation", "9"], "truncation must be from 0 to 2, got 9"),
         (["--source", " "], "must not be empty"),
         (["--start", "missing.png"], "missing.png"),
+        (["--l2", "nan"], "l2 must be"),
+        (["--beta", "inf"], "beta must be"),
+        (["--strength", "nan"], "strength must be"),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(

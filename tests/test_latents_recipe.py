@@ -41,6 +41,16 @@ def test_a_vq_model_with_the_settings_of_vqgan_clip(tmp_path: Path) -> None:
     assert draw(tmp_path / "out", "--vae", vae, "--preset", "vqgan-clip").shape == (1, 3, 32, 32)
 
 
+@pytest.mark.parametrize("smooth", ["nan", "inf", "-1"])
+def test_a_weight_that_is_none_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], smooth: str
+) -> None:
+    out = tmp_path / "out"
+    assert cli.main(["latents", "a red heart", f"--smooth={smooth}", "--output", str(out)]) == 2
+    assert "smooth must be" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_a_misspelt_autoencoder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["latents", "a red heart", "--vae", "tinny", "--output", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err

@@ -62,3 +62,13 @@ def test_a_story_without_weight_is_refused(tmp_path: Path, capsys: pytest.Captur
     assert cli.main(["morph", "a => b:0", *SMALL, "--output", str(tmp_path)]) == 2
     assert "zero" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_it_has_the_options_of_the_run(tmp_path: Path) -> None:
+    extra = ["--best-of", "2", "--film", "none", "--no-metadata", "--report", "--on-nan", "smaller"]
+    assert cli.main(["morph", "red heart => blue heart", *SMALL, *extra, "--output", str(tmp_path)]) == 0
+    (folder,) = (tmp_path / "morph").iterdir()
+    assert len(json.loads((folder / "run.json").read_text())["scores"]) == 2
+    assert "report" in json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
+    assert not (folder / "timelapse.mp4").exists()
+    assert "red heart" not in (folder / "final.svg").read_text()

@@ -137,3 +137,39 @@ def test_a_picture_that_is_none_is_one_line(
     assert cli.main([recipe, *tokens, str(tmp_path / "missing.png"), "--output", str(tmp_path / "out")]) == 2
     assert "missing.png" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("tokens", "words"),
+    [
+        (["sketch", "--paths", "0"], "got 0"),
+        (["sketch", "--paths", "60000"], "got 60000"),
+        (["sketch", "--best-of", "0"], "got 0"),
+        (["sketch", "--best-of", "100000000"], "got 100000000"),
+        (["style", "a red heart", "--style", "nan"], "style must be"),
+        (["style", "a red heart", "--style", "inf"], "style must be"),
+        (["style", "a red heart", "--style=-1"], "style must be"),
+    ],
+)
+def test_a_number_out_of_range_is_one_line(
+    tmp_path: Path, picture: Path, capsys: pytest.CaptureFixture[str], tokens: list[str], words: str
+) -> None:
+    recipe, *rest = tokens
+    place = ["--picture", str(picture), "--output", str(tmp_path / "out")]
+    assert cli.main([recipe, *rest, *place]) == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_picture_as_thin_as_a_line_is_sketched(tmp_path: Path) -> None:
+    media.write_png(tmp_path / "thin.png", torch.linspace(0, 1, 900).expand(1, 3, 1, 900))
+    draw("sketch", tmp_path / "thin.png", "--steps", 1, "--paths", 2, output=tmp_path / "out")
+
+
+def test_prompts_are_reported_beside_a_picture(tmp_path: Path, picture: Path) -> None:
+    options = ["--steps", 1, "--paths", 2, "--report"]
+    folder = draw("sketch", picture, "a ball | a box", *options, output=tmp_path / "out")
+    (line,) = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    assert {"clip/1 a ball", "clip/2 a box"} < line["report"]["gradient norms"].keys()
