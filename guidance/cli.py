@@ -87,32 +87,61 @@ def resume(folder: Path, /, *, recipe: Path | None = None) -> object:
 
     run = recorded(folder)
     main = _recipe_of(run, f"the run in {folder}", recipe)
-    return main(**arguments_of_run(main, folder, run["settings"]), resume=folder)
+    arguments = arguments_of_run(main, f"the run in {folder}", run["settings"])
+    _note_differences(run, arguments)
+    return main(**arguments, resume=folder)
 
 
-def rerun(file: Path, /, *, recipe: Path | None = None, output: Path = Path("outputs")) -> object:
-    """Make a picture again, from what it says of how it was made.
+def rerun(
+    file: Path, /, *, recipe: Path | None = None, output: Path = Path("outputs"), trust: bool = False
+) -> object:
+    """Make a picture again, from what it says of how it was made, with the files that it names.
 
     Args:
         file: A PNG or SVG that guidance has made, the folder of a run, or its run.json.
         recipe: The file of its recipe, if that is one of your own.
         output: The folder of all runs.
+        trust: Take also models that are not on this disk, which the picture may have from the internet.
     """
     from guidance import metadata
-    from guidance.folder import recorded
-    from guidance.run import versions
+    from guidance.folder import inputs, recorded
 
     folder = file.parent if file.name == "run.json" else file
     # os.path and not Path, whose methods raise for a name that is too long.
     made = recorded(folder) if os.path.isdir(folder) else metadata.read(file)
     main = _recipe_of(made, str(file), recipe)
-    for name, here in versions().items():
-        if made["versions"].get(name, here) != here:
-            there = made["versions"][name]
-            print(f"note: made with {name} {there}, here is {here}: details may differ", file=sys.stderr)
     # Where to write is the word of who asks, not of a file.
     settings = {name: value for name, value in made["settings"].items() if name != "output"}
-    return main(**arguments_of_run(main, file, settings), output=output, resume=None)
+    arguments = arguments_of_run(main, str(file), settings)
+    models = _models(settings)
+    remote = [name for name in models if not name.startswith("local-dir:") and not os.path.isfile(name)]
+    if remote and not trust:
+        raise InputError(f"{file} takes {', '.join(remote)} from the internet; if you trust it, add --trust")
+    if used := [*models, *inputs(arguments)]:
+        _note(f"{file} is made with {', '.join(used)}")
+    _note_differences(made, arguments)
+    return main(**arguments, output=output, resume=None)
+
+
+def _models(settings: dict[str, object]) -> list[str]:
+    """The models that settings name, other than the embedded ones."""
+    lines = [str(settings.get(name, "tiny")) for name in ("clip", "vae", "generator", "features")]
+    names = [name.strip() for line in lines for name in line.split("|")]
+    return [name for name in names if name.partition(":")[0].strip() not in ("tiny", "clip")]
+
+
+def _note_differences(made: dict, arguments: dict[str, object]) -> None:
+    """Say what is here another than where something was made."""
+    from guidance.folder import inputs
+    from guidance.run import versions
+
+    for name, here in versions().items():
+        if (there := made["versions"].get(name, here)) != here:
+            _note(f"made with {name} {there}, here is {here}: details may differ")
+    files = made.get("files")
+    for name, here in inputs(arguments).items():
+        if isinstance(files, dict) and files.get(name, here) != here:
+            _note(f"{name} has changed since: the picture may differ")
 
 
 def _recipe_of(made: dict, what: str, recipe: Path | None) -> Callable[..., object]:
@@ -136,8 +165,17 @@ def _command(path: Path) -> str:
 
 
 def _complain(message: str, code: int) -> int:
-    print(f"guidance: {' '.join(message.split())}", file=sys.stderr)
+    print(f"guidance: {_one_line(message)}", file=sys.stderr)
     return code
+
+
+def _note(message: str) -> None:
+    print(f"note: {_one_line(message)}", file=sys.stderr)
+
+
+def _one_line(text: str) -> str:
+    """Text that may come from a stranger's file, without what commands a terminal."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def _show_warning(
@@ -150,6 +188,6 @@ def _show_warning(
 ) -> None:
     """Our own warnings are notes to the user, on one line; others look as they always do."""
     if category.__module__.startswith("guidance"):
-        print(f"note: {' '.join(str(message).split())}", file=sys.stderr)
+        _note(str(message))
     else:
         print(warnings.formatwarning(message, category, filename, lineno, line), end="", file=sys.stderr)

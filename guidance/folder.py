@@ -1,12 +1,15 @@
 """The folder of a run: new, found again, locked, and what run.json in it says."""
 
+import hashlib
 import itertools
 import json
 import os
+import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from reprlib import repr as short
 
 from guidance.errors import InputError
 
@@ -31,15 +34,32 @@ def plain(value: object) -> object:
     return json.loads(json.dumps(value, default=str))
 
 
+def inputs(arguments: Mapping[str, object]) -> dict[str, str]:
+    """The files and folders that arguments name, also in prompts (@cat.png), with the files' SHA-256, cut."""
+    named = [
+        str(value) for name, value in arguments.items() if isinstance(value, Path) or name == "templates"
+    ]
+    for value in arguments.values():
+        if isinstance(value, str):
+            named += [name.strip() for name in re.findall(r"@((?:(?!=>)[^][|:])+)", value)]
+    found = {}
+    for name in named:
+        if os.path.isfile(name) and os.access(name, os.R_OK):
+            with open(name, "rb") as file:
+                found[name] = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        elif os.path.exists(name):
+            found[name] = ""
+    return found
+
+
 def check_same(folder: Path, facts: dict, settings: dict[str, object]) -> None:
     """Raises InputError unless a run is one to go on with, with these settings."""
     if facts["status"] == "finished":
         raise InputError(f"the run in {folder} is finished; to go further, start a new run with more steps")
     for name, value in facts["settings"].items():
         if name != "output" and settings.get(name) != value:
-            raise InputError(
-                f"the run in {folder} has {name} {value!r}, got {settings.get(name)!r}; leave it out"
-            )
+            got = short(settings.get(name))
+            raise InputError(f"the run in {folder} has {name} {short(value)}, got {got}; leave it out")
 
 
 def check_writable(folder: Path) -> None:

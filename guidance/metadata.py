@@ -1,8 +1,8 @@
 """How a picture was made, said in the picture, and read from there.
 
-A picture's *facts* are `{"recipe": str, "settings": {...}, "versions": {...}}`, and
-`"member"` if it is one of a population. They are kept whole, as JSON,
-for `guidance rerun`, and said in the words of others:
+A picture's *facts* are `{"recipe": str, "settings": {...}, "versions": {...}}`, `"member"` if it is one of a
+population, and `"files"`, with their digests, if it was made with some. They are kept whole, as JSON, for
+`guidance rerun`, and said in the words of others:
 
 - PNG, as international text: "Description" and "Software" are PNG's own keywords, which ImageMagick and
   ExifTool list; "parameters" is what Stable Diffusion's web UIs and galleries read; XMP is for Adobe's
@@ -96,12 +96,10 @@ def _prompt(facts: dict) -> str:
 def _parameters(facts: dict) -> str:
     """The last line of what Stable Diffusion's web UIs write: `Name: value, Name: "a value, with commas"`."""
     settings = facts["settings"]
-    size = settings.get("size")
     values = {
         "Steps": settings.get("steps"),
         "Sampler": f"guidance {facts['recipe']}",
         "Seed": _seed(facts),
-        "Size": None if size is None else f"{size}x{size}",
         "Model": settings.get("clip"),
         "Version": _SOFTWARE,
     }

@@ -7,14 +7,24 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import get_args, get_origin, get_type_hints
+from reprlib import repr as short
+from typing import Any, get_args, get_origin, get_type_hints
 
-from cyclopts import CycloptsError, Parameter, convert
+from cyclopts import CoercionError, CycloptsError, Parameter, Token, convert
 
 from guidance.errors import InputError
 
+
+def _exactly(kind: Any, tokens: Sequence[Token]) -> Any:
+    """What Cyclopts makes of the tokens, but for fractions, which it would round to whole numbers."""
+    for token in tokens:
+        if int in (kind, *get_args(kind)) and "." in token.value:
+            raise CoercionError(token=token, target_type=int)
+    return convert(kind, tokens)
+
+
 #: How parameters become options. `main(resume=...)` is for those who know the run's settings.
-PARAMETERS = Parameter(parse=re.compile(r"^(?!resume$)"), negative_iterable=())
+PARAMETERS = Parameter(parse=re.compile(r"^(?!resume$)"), negative_iterable=(), converter=_exactly)
 
 
 def summary(path: Path) -> str:
@@ -38,19 +48,19 @@ def load(path: Path) -> Callable[..., object]:
 
 
 def arguments_of_run(
-    main: Callable[..., object], folder: Path, settings: dict[str, object]
+    main: Callable[..., object], what: str, settings: dict[str, object]
 ) -> dict[str, object]:
-    """A run's settings as a recipe's `main` takes them: JSON knows no paths and no tuples.
+    """The settings of `what` as a recipe's `main` takes them: JSON knows no paths and no tuples.
 
     Raises InputError for settings that are missing, or are none of the recipe's, or of another type.
     """
     from guidance.folder import plain
 
-    parameters, hints = inspect.signature(main).parameters, get_type_hints(main, include_extras=True)
+    parameters, hints = inspect.signature(main).parameters, get_type_hints(main)
     needed = {name for name, parameter in parameters.items() if parameter.default is parameter.empty}
     if "resume" not in parameters or not needed <= settings.keys() <= parameters.keys() - {"resume"}:
-        got, own = ", ".join(settings), ", ".join(parameters)
-        raise InputError(f"the run in {folder} has the settings {got}, its recipe {own}; start a new run")
+        got, own = ", ".join(settings)[:300], ", ".join(parameters)
+        raise InputError(f"{what} has the settings {got}, its recipe {own}; start a new run")
     arguments = {}
     for name, value in settings.items():
         if value == plain(parameters[name].default) or name not in hints:
@@ -65,7 +75,7 @@ def arguments_of_run(
             fits = False
         if not fits:
             kind = inspect.formatannotation(hint)
-            raise InputError(f"the run in {folder} has {name} {value!r}, not {kind}; start a new run")
+            raise InputError(f"{what} has {name} {short(value)}, not {kind}; start a new run")
     return arguments
 
 

@@ -33,7 +33,7 @@ from guidance import __version__, checkpoint, film, media, metadata
 from guidance.canvas.base import Canvas, VectorCanvas
 from guidance.clock import Clock, Schedule
 from guidance.errors import FULL_DISK, InputError
-from guidance.folder import alone, check_same, check_writable, new_folder, plain, recorded
+from guidance.folder import alone, check_same, check_writable, inputs, new_folder, plain, recorded
 from guidance.optimization import Loss, Step, adam, optimize
 from guidance.progress import progress
 from guidance.shipped import recipes
@@ -96,6 +96,7 @@ class Run:
                 "recipe": self._name if recipes().get(self._name) == path else str(path),
                 "settings": settings,
                 "versions": versions(),
+                "files": inputs({n: v for n, v in arguments.items() if n not in ("output", "resume")}),
                 "started": datetime.now().astimezone().isoformat(timespec="seconds"),
             }
             check_writable(place)
@@ -227,6 +228,8 @@ class Run:
         # Of a recipe of the user's not the path, which is private, but a name that none of ours has.
         recipe = self._name if self._facts["recipe"] == self._name else f"{self._name}.py"
         facts = {"recipe": recipe, "settings": settings, "versions": self._facts["versions"]}
+        if self._facts.get("files"):
+            facts["files"] = self._facts["files"]
         return facts if member is None else facts | {"member": member}
 
     @property

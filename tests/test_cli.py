@@ -77,6 +77,9 @@ def test_a_recipe_of_ones_own_runs_and_its_folder_is_printed(
         ([TOY, "x", "--steps", "many"], 'unable to convert "many" into int'),
         ([TOY, "a", "red", "heart"], "in quotes"),
         ([TOY, "x", "--resume", "y"], "--resume"),
+        ([TOY, "x", "--steps", "2.6"], 'Invalid value for --steps: unable to convert "2.6" into int'),
+        ([TOY, "x", "--seed", "1.0"], 'unable to convert "1.0" into int'),
+        ([TOY, "x", "--pause", "long"], 'Invalid value for --pause: unable to convert "long" into float'),
         ([TOY, "x", "--steps", "0"], "steps must be at least 1, got 0"),
         ([TOY, "x", "--steps", "100000000000"], "steps must be at most 100000000, got 100000000000"),
         (["clipdrew", "x"], "clipdraw"),
@@ -133,9 +136,10 @@ def test_resume_with_a_recipe_of_ones_own(tmp_path: Path, capsys: pytest.Capture
 
 RESUMED = """
 from pathlib import Path
+from typing import Annotated
 
 def main(
-    prompt: str, *, steps: int = 3, scale: float = 1.0, near: Path = Path("a"),
+    prompt: str, *, steps: Annotated[int, "How many."] = 3, scale: float = 1.0, near: Path = Path("a"),
     range: tuple[int, int] = (0, 1), names: list[str] | None = None, output: Path = Path("outputs"),
     resume: Path | None = None,
 ):
@@ -160,6 +164,14 @@ def test_resumed_settings_have_their_types(tmp_path: Path, capsys: pytest.Captur
     assert capsys.readouterr().out == "('x', 3, 1.0, 'a', (0, 1), None)\n"
 
 
+def test_resume_notes_other_versions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = write_run(tmp_path, {"prompt": "x"})
+    facts = json.loads((tmp_path / "run.json").read_text()) | {"versions": {"torch": "2"}}
+    (tmp_path / "run.json").write_text(json.dumps(facts))
+    assert cli.main(command) == 0
+    assert capsys.readouterr().err.startswith("note: made with torch 2, here is ")
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -167,9 +179,10 @@ def test_resumed_settings_have_their_types(tmp_path: Path, capsys: pytest.Captur
         ({"steps": 3}, "has the settings steps, its recipe prompt, steps"),
         ({"prompt": "x", "resume": "y"}, "has the settings prompt, resume"),
         ({"prompt": "x", "bogus": 1}, "has the settings prompt, bogus"),
+        ({"prompt": ["x" * 300]}, "xx...xx"),
         ({"prompt": ["x"]}, "has prompt ['x'], not str"),
         ({"prompt": "x", "steps": "many"}, "has steps 'many', not int"),
-        ({"prompt": "x", "steps": 2.5}, "has steps 2.5, not int"),
+        ({"prompt": "x", "steps": 2.5}, "has steps 2.5, not int;"),
         ({"prompt": "x", "steps": None}, "has steps None, not int"),
         ({"prompt": "x", "steps": [1, 2]}, "has steps [1, 2], not int"),
         ({"prompt": "x", "range": [1]}, "has range [1], not tuple[int, int]"),
@@ -183,6 +196,7 @@ def test_settings_that_do_not_fit_the_recipe(
     code, err = told(capsys, *write_run(tmp_path, settings))
     assert code == 2
     assert words in err
+    assert len(err) < 300 + len(str(tmp_path))
 
 
 def test_a_recipe_may_have_dataclasses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,12 +216,12 @@ def test_our_warnings_are_notes(tmp_path: Path, capsys: pytest.CaptureFixture[st
         "import warnings\n"
         "class PromptWarning(UserWarning):\n    __module__ = 'guidance.clip'\n"
         "def main(prompt: str):\n    'Warn.'\n"
-        "    warnings.warn(PromptWarning('two\\nlines'))\n"
+        "    warnings.warn(PromptWarning('two\\n\\x1b[2Jlines'))\n"
     )
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         assert cli.main([str(tmp_path / "warns.py"), "x"]) == 0
-    assert capsys.readouterr().err == "note: two lines\n"
+    assert capsys.readouterr().err == "note: two [2Jlines\n"
 
 
 def test_ctrl_c_outside_of_a_loop_is_130(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from guidance import cli, media, metadata
 from guidance.canvas.raster import Scene
 from guidance.canvas.svg import read_svg, to_svg
 from guidance.errors import InputError
+from guidance.run import Run
 
 TOY = Path(__file__).parent / "recipes" / "toy.py"
 DC = "{http://purl.org/dc/elements/1.1/}"
@@ -100,7 +101,8 @@ def test_the_parameters_are_what_web_uis_read(model: str) -> None:
     # The pattern of AUTOMATIC1111's stable-diffusion-webui, infotext_utils.py.
     pairs = dict(re.findall(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)', last))
     assert "\n".join(lines) == "a fox, red\nhappy: yes"
-    assert (pairs["Steps"], pairs["Seed"], pairs["Size"]) == ("9", "6", "64x64")
+    assert (pairs["Steps"], pairs["Seed"]) == ("9", "6")
+    assert "Size" not in pairs  # the setting is not the picture's
     assert (json.loads(pairs["Model"]) if pairs["Model"].startswith('"') else pairs["Model"]) == model
 
 
@@ -191,9 +193,86 @@ def test_rerun_of_a_recipe_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFix
     final = tmp_path / "a" / "toy" / "dots-0" / "final.svg"
     capsys.readouterr()
     assert cli.main(["rerun", str(final)]) == 2
-    assert "of the recipe toy, none of ours" in capsys.readouterr().err
+    assert "of the recipe toy.py, none of ours" in capsys.readouterr().err
     assert cli.main(["rerun", str(final), "--recipe", str(TOY), "--output", str(tmp_path / "b")]) == 0
     assert (tmp_path / "b" / "toy" / "dots-0" / "final.svg").read_bytes() == final.read_bytes()
+
+
+def test_a_recipe_of_ones_own_is_not_taken_for_ours_of_that_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / "clipdraw.py"
+    mine.write_text(TOY.read_text())
+    assert cli.main([str(mine), "dots", "--steps", "1", "--output", str(tmp_path)]) == 0
+    folder = tmp_path / "clipdraw" / "dots-0"
+    assert str(tmp_path).encode() not in (folder / "final.png").read_bytes()
+    capsys.readouterr()
+    for file in (folder / "final.png", folder):
+        assert cli.main(["rerun", str(file), "--output", str(tmp_path / "again")]) == 2
+        assert "none of ours" in capsys.readouterr().err
+
+
+READS = """
+from pathlib import Path
+
+def main(
+    prompt: str, *, picture: Path | None = None, templates: str = "plain", clip: str = "tiny", seed: int = 0,
+    output: Path = Path("outputs"), resume: Path | None = None,
+):
+    "Tell."
+    print(clip)
+"""
+
+
+def test_rerun_names_models_and_files_and_notes_what_changed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "reads.py").write_text(READS)
+    cat, mask, picture, lines = files = [tmp_path / name for name in ("cat.png", "m.png", "p.png", "lines")]
+    for path in files:
+        path.write_text("before")
+    prompt = f"a fox [@{mask}] | @{cat}:0.5 => @{tmp_path / 'none.png'}"
+    arguments = {"prompt": prompt, "picture": picture, "templates": str(lines)}
+    arguments |= {"clip": "tiny | local-dir:model:0.5", "seed": 0, "output": tmp_path, "resume": None}
+    said = Run(str(tmp_path / "reads.py"), arguments)._said()
+    assert said is not None
+    assert said["files"].keys() == {str(path) for path in files}
+    svg = written(tmp_path, said)[1]
+    command = ["rerun", str(svg), "--recipe", str(tmp_path / "reads.py")]
+    assert cli.main(command) == 0
+    (note,) = capsys.readouterr().err.splitlines()
+    assert note.startswith(f"note: {svg} is made with local-dir:model:0.5, ")
+    assert all(str(path) in note for path in files)
+    lines.write_text("after")
+    assert cli.main(command) == 0
+    changed = [line for line in capsys.readouterr().err.splitlines() if "changed" in line]
+    assert changed == [f"note: {lines} has changed since: the picture may differ"]
+
+
+@pytest.mark.parametrize("clip", ["hf-hub:a/b", "tiny | ViT-B/32:0.5", "hf-hub:tiny"])
+def test_rerun_asks_before_it_takes_a_model_from_the_internet(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], clip: str
+) -> None:
+    (tmp_path / "reads.py").write_text(READS)
+    _, svg = written(tmp_path, facts_of("x", clip=clip))
+    command = ["rerun", str(svg), "--recipe", str(tmp_path / "reads.py")]
+    assert cli.main(command) == 2
+    assert "add --trust" in capsys.readouterr().err
+    assert cli.main([*command, "--trust"]) == 0
+    assert capsys.readouterr().out == f"{clip}\n"
+
+
+def test_no_file_commands_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "reads.py").write_text(READS)
+    evil = "\x1b]0;evil\x07\u202e"
+    facts = facts_of("x") | {"versions": {"torch": evil}}
+    for changed in (facts, facts | {"recipe": evil}, facts_of("x", clip=evil)):
+        png, _ = written(tmp_path, changed)
+        own = [] if changed["recipe"] == evil else ["--recipe", str(tmp_path / "reads.py")]
+        cli.main(["rerun", str(png), *own])
+        err = capsys.readouterr().err
+        assert "evil" in err
+        assert err.replace("\n", "").isprintable()
 
 
 @pytest.mark.parametrize(

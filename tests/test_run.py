@@ -337,6 +337,8 @@ def test_resume_needs_the_same_settings(tmp_path: Path, monkeypatch: pytest.Monk
     folder = draw_half(tmp_path, monkeypatch)
     with pytest.raises(InputError, match="has seed 7, got 8"):
         draw(tmp_path, resume=folder, seed=8)
+    with pytest.raises(InputError, match=r"has prompt 'A fox!', got 'xx+\.\.\.xx+'"):
+        draw(tmp_path, resume=folder, prompt="x" * 300)
     draw(tmp_path / "moved", resume=folder)
 
 
