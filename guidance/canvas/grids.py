@@ -7,11 +7,14 @@ from guidance.canvas.raster import MAX_SIZE
 from guidance.errors import InputError
 
 
-def frame(size: int | tuple[int, int]) -> tuple[int, int]:
-    """Height and width of a size, which is both or one for a square; raises `InputError` out of range."""
+def frame(size: int | tuple[int, int], least: int = 2) -> tuple[int, int]:
+    """Height and width of a size, which is both or one for a square; raises `InputError` out of range.
+
+    One pixel has no neighbour to be compared with: a picture has at least two each way.
+    """
     height, width = size if isinstance(size, tuple) else (size, size)
-    if not (1 <= height <= MAX_SIZE and 1 <= width <= MAX_SIZE):
-        raise InputError(f"size must be from 1 to {MAX_SIZE} pixels, got {size}")
+    if not (least <= height <= MAX_SIZE and least <= width <= MAX_SIZE):
+        raise InputError(f"size must be from {least} to {MAX_SIZE} pixels, got {size}")
     return height, width
 
 

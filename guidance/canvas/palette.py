@@ -1,5 +1,6 @@
 """Pixel art: a coarse grid of cells, each of one of a few colours."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -57,11 +58,10 @@ class Palette(Canvas):
         colour_lr: float = 0.02,
     ) -> None:
         super().__init__()
-        rows, columns = frame(cells)
+        rows, columns = frame(cells, least=1)
         check_members(b)
         n = colours if isinstance(colours, int) else len(colours)
-        if not 2 <= n <= MAX_COLOURS:
-            raise InputError(f"a palette has from 2 to {MAX_COLOURS} colours, got {n}")
+        _check_count(n)
         if block < 1:
             raise InputError(f"block must be at least 1 pixel, got {block}")
         frame((rows * block, columns * block))
@@ -118,19 +118,28 @@ def read_palette(text: str, n: int) -> list[Colour]:
     """The colours of `"#1d2b53, white"`, as in CSS, or of a picture, `"@sprite.png"`, at most n.
 
     A picture with more colours gives n that stand for them (median cut, Heckbert 1982, then k-means). Raises
-    InputError for a colour or a picture that cannot be read.
+    InputError for a colour or a picture that cannot be read, for transparent colours, and for n out of range.
     """
+    _check_count(n)
     if text.startswith("@"):
         pixels = (read_image(text[1:])[0] * 255).round().byte().movedim(0, 2).contiguous()
         few = Image.fromarray(pixels.numpy()).quantize(n, kmeans=1).convert("RGB")
         found = np.unique(np.asarray(few).reshape(-1, 3), axis=0).tolist()
     else:
-        found = [_rgb(colour.strip()) for colour in text.split(",")]
+        found = [_rgb(colour.strip()) for colour in re.split(r",(?![^(]*\))", text)]
     return [(r / 255, g / 255, b / 255) for r, g, b in found]
 
 
 def _rgb(text: str) -> tuple[int, ...]:
     try:
-        return ImageColor.getrgb(text)[:3]
+        colour = ImageColor.getrgb(text)
     except ValueError as error:
         raise InputError(f"no colour {text!r}; write colours as #1d2b53 or white, or @FILE") from error
+    if len(colour) > 3:
+        raise InputError(f"a palette has no transparent colours, got {text!r}; leave out its alpha")
+    return colour
+
+
+def _check_count(n: int) -> None:
+    if not 2 <= n <= MAX_COLOURS:
+        raise InputError(f"a palette has from 2 to {MAX_COLOURS} colours, got {n}")

@@ -10,7 +10,7 @@ from guidance.errors import InputError
 
 #: Lucid's matrix as it is published, a column for each axis.
 SVD_SQRT = np.array([[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03]])
-SIZES = [(16, 24), (15, 24), (16, 21), (15, 21), (1, 1)]
+SIZES = [(16, 24), (15, 24), (16, 21), (15, 21), (2, 2)]
 
 
 def by_lucid(canvas: Fourier, decay: float, colours: float, contrast: float) -> np.ndarray:
@@ -80,6 +80,7 @@ def test_a_smaller_picture_shows_the_waves_that_it_can() -> None:
     "arguments",
     [
         {"size": 0},
+        {"size": (1, 8)},
         {"size": (20000, 5)},
         {"b": 0},
         {"sd": 0.0},

@@ -112,7 +112,18 @@ def test_palettes_are_read(tmp_path: Path) -> None:
     assert [colour[0] for colour in few] == pytest.approx([1 / 8, 3 / 8, 5 / 8, 7 / 8], abs=0.08)
 
 
-@pytest.mark.parametrize("text", ["", "#12345", "red,,blue", "@missing.png", "nonsense"])
+def test_commas_of_a_colour_are_its_own() -> None:
+    assert read_palette("red, rgb(0, 0, 255)", 8) == [(1, 0, 0), (0, 0, 1)]
+
+
+@pytest.mark.parametrize("n", [0, 1, 257])
+def test_a_palette_has_a_number_of_colours(tmp_path: Path, n: int) -> None:
+    write_png(tmp_path / "a.png", torch.rand(1, 3, 4, 4))
+    with pytest.raises(InputError, match="from 2 to 256 colours"):
+        read_palette(f"@{tmp_path / 'a.png'}", n)
+
+
+@pytest.mark.parametrize("text", ["", "#12345", "#ff000080", "red,,blue", "@missing.png", "nonsense"])
 def test_what_is_no_palette_is_told(text: str) -> None:
     with pytest.raises(InputError, match=r"colour|missing\.png"):
         read_palette(text, 8)

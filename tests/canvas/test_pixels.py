@@ -26,7 +26,7 @@ def test_a_picture_has_its_size_whatever_the_levels() -> None:
         (19, 25),
         (37, 50),
     ]
-    assert Pixels((1, 3), Clock(), levels=16)().shape == (1, 3, 1, 3)
+    assert Pixels((2, 3), Clock(), levels=16)().shape == (1, 3, 2, 3)
 
 
 def test_it_begins_with_its_colour_and_noise() -> None:
@@ -84,7 +84,7 @@ def test_it_fits_a_picture_to_its_pixels() -> None:
 
 
 def test_the_clamp_lets_back_in_and_not_further_out() -> None:
-    canvas = Pixels((1, 4), Clock(), levels=1, colour=(0, 0, 0), noise=0)
+    canvas = Pixels((2, 4), Clock(), levels=1, colour=(0, 0, 0), noise=0)
     with torch.no_grad():
         canvas.levels[0][:] = torch.tensor([1.5, 1.5, -0.5, -0.5])
     wanted = torch.tensor([1.0, -1.0, 1.0, -1.0])  # a gradient; descent goes the other way
@@ -99,6 +99,7 @@ def test_the_clamp_lets_back_in_and_not_further_out() -> None:
     "arguments",
     [
         {"size": 0},
+        {"size": (1, 8)},
         {"size": (5, 20000)},
         {"b": 0},
         {"levels": 0},
