@@ -2,7 +2,7 @@
 
 Drawings of one name are not independent: some things are easier to draw than others. Shares get Wilson's
 interval (1927) for the effective number of drawings, which is their number divided by the design effect of
-the clusters (Kish 1965; Korn and Graubard 1998); means get the normal interval of the same variance.
+the clusters (Kish 1965; Korn and Graubard 1998); means get Student's of the same variance.
 """
 
 from collections.abc import Sequence
@@ -42,12 +42,28 @@ def share(clusters: Sequence[Sequence[bool]]) -> Estimate:
 
 
 def mean(clusters: Sequence[Sequence[float]]) -> Estimate:
-    """The mean of all numbers, with the normal interval that counts clusters."""
+    """The mean of all numbers, with Student's interval for one degree of freedom less than clusters."""
     value = sum(map(sum, clusters)) / sum(map(len, clusters))
     if len(clusters) < 2:
         return Estimate(value, None, None)
-    half = Z * sqrt(_variance(clusters))
+    half = student(len(clusters) - 1) * sqrt(_variance(clusters))
     return Estimate(value, value - half, value + half)
+
+
+def student(freedom: int) -> float:
+    """Student's t for a 95 % interval: exact for one and two degrees of freedom, then a series.
+
+    The series is Abramowitz and Stegun's 26.7.5, and too small by 0.12 % at most.
+    """
+    if freedom <= 2:
+        return (12.7062, 4.3027)[freedom - 1]
+    terms = (
+        (Z**3 + Z) / 4,
+        (5 * Z**5 + 16 * Z**3 + 3 * Z) / 96,
+        (3 * Z**7 + 19 * Z**5 + 17 * Z**3 - 15 * Z) / 384,
+        (79 * Z**9 + 776 * Z**7 + 1482 * Z**5 - 1920 * Z**3 - 945 * Z) / 92160,
+    )
+    return Z + sum(term / freedom**i for i, term in enumerate(terms, 1))
 
 
 def _variance(clusters: Sequence[Sequence[float]]) -> float:

@@ -4,8 +4,9 @@ import random
 from math import sqrt
 
 import pytest
+from scipy import stats
 
-from guidance.intervals import Z, mean, share
+from guidance.intervals import Z, mean, share, student
 
 
 def test_of_independent_hits_it_is_wilsons_interval() -> None:
@@ -46,7 +47,12 @@ def test_of_single_numbers_it_is_the_interval_of_a_mean() -> None:
     middle = sum(values) / 5
     deviation = sqrt(sum((value - middle) ** 2 for value in values) / 4)
     assert found.value == pytest.approx(middle)
-    assert found.high - found.value == pytest.approx(1.959964 * deviation / sqrt(5), rel=1e-5)
+    assert found.high - found.value == pytest.approx(2.776445 * deviation / sqrt(5), rel=1e-3)
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 5, 9, 30, 99, 10_000])
+def test_students_t_is_scipys(freedom: int) -> None:
+    assert student(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=1.3e-3)
 
 
 def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
