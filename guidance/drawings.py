@@ -1,7 +1,7 @@
 """Many drawings, each a run of its own, as the command line would make it, and found again where it is."""
 
-import glob
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -44,19 +44,27 @@ class Drawing:
         return Path(str(self.main(**self.arguments | {"resume": folder})))
 
     def _folder(self) -> Path | None:
-        """The folder of a run with the same settings."""
+        """The folder of a run with the same settings; where a finished one was made does not matter."""
         settings = {name: plain(value) for name, value in self.arguments.items()}
         wanted = Run(str(self.recipe), self.arguments | {"resume": None}).folder
-        for file in sorted(wanted.parent.glob(f"{glob.escape(wanted.name)}*/run.json")):
-            facts = recorded(file.parent)
-            if facts["settings"] | {"output": settings["output"]} == settings:
+        name = re.compile(rf"{re.escape(wanted.name)}(-\d+)?")
+        for file in sorted(wanted.parent.glob("*/run.json")):
+            if not name.fullmatch(file.parent.name):
+                continue
+            try:
+                facts = recorded(file.parent)
+            except InputError:  # somebody's broken run; a new one gets a folder of its own
+                continue
+            free = {"output", "device"} if facts["status"] == "finished" else {"output"}
+            if _without(facts["settings"], free) == _without(settings, free):
                 return file.parent
         return None
 
 
-def plan(command: str, prompt: str, seed: int, output: Path) -> Drawing:
+def plan(command: str, prompt: str, seed: int, output: Path, device: str = "auto") -> Drawing:
     """A drawing by a recipe with options, such as "clipdraw --steps 100" or "./mine.py"; nothing is made yet.
 
+    `device` is for a recipe that has this option, where the command does not say.
     Raises InputError for a recipe that is not there or does not draw, and for options that it has not.
     """
     name, *words = _words(command)
@@ -67,16 +75,22 @@ def plan(command: str, prompt: str, seed: int, output: Path) -> Drawing:
     parameters = inspect.signature(main).parameters
     if not {"prompt", "seed", "output", "resume"} <= parameters.keys():
         raise InputError(f"the recipe {name} does not draw a prompt; name one that does, such as clipdraw")
-    app = App(default_parameter=PARAMETERS, result_action="return_value")
+    app = App(default_parameter=PARAMETERS, help_flags=(), version_flags=())
     app.default(main)
-    own = ["--seed", str(seed), "--output", str(output), "--", prompt]
+    own = [f"--prompt={prompt}", f"--seed={seed}", f"--output={output}"]
     try:
-        bound = app.parse_args([*words, *own], exit_on_error=False, print_error=False)[1]
+        bound = app.parse_args([*own, *words], exit_on_error=False, print_error=False)[1]
     except CycloptsError as error:
         raise InputError(f"cannot run {command!r}: {' '.join(str(error).split())}") from error
+    if device != "auto" and "device" in parameters:
+        bound.arguments.setdefault("device", device)
     bound.apply_defaults()
     arguments = {key: value for key, value in bound.arguments.items() if key != "resume"}
     return Drawing(command, prompt, seed, path, main, arguments)
+
+
+def _without(settings: dict[str, object], names: set[str]) -> dict[str, object]:
+    return {name: value for name, value in settings.items() if name not in names}
 
 
 def _words(command: str) -> list[str]:

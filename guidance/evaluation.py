@@ -7,6 +7,7 @@ of `intervals`.
 
 import csv
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from io import StringIO
@@ -15,8 +16,9 @@ from pathlib import Path
 
 import torch
 
-from guidance.clip import Clip
+from guidance.clip import Clip, load
 from guidance.clip.labels import look_labelled
+from guidance.clip.names import Folder, resolve
 from guidance.clip.sources import Found
 from guidance.crops import clean_views
 from guidance.errors import InputError
@@ -24,6 +26,7 @@ from guidance.folder import recorded
 from guidance.intervals import Estimate, mean, share
 from guidance.losses.guides import load_guides
 from guidance.media import read_image, write_text
+from guidance.prompts import parse_weighted
 
 NAMES = Path(__file__).parent / "names"
 #: The columns of the names that come with the package.
@@ -118,17 +121,24 @@ def read_tasks(
 def read_drawn(source: Path, tasks: Sequence[Task]) -> list[Drawn]:
     """The finished runs in a folder; or, if it has none, what `look_labelled` finds, pictures with labels.
 
-    Prompts and labels that are those of tasks have their names. Raises InputError when there is nothing.
+    Prompts and labels that are those of tasks have their names. Runs without a prompt are left out, with a
+    note. Raises InputError when there is nothing.
     """
     known = {task.prompt: task for task in reversed(tasks)}
-    drawn = []
+    drawn, left_out = [], 0
     for file in sorted(source.rglob("run.json")):
         facts = recorded(file.parent)
-        settings = facts["settings"]
-        if facts["status"] == "finished":
-            task = known.get(settings["prompt"], Task(settings["prompt"], "", settings["prompt"]))
-            picture, guides = file.with_name("final.png"), settings.get("clip")
-            drawn.append(Drawn(facts["recipe"], task, settings["seed"], picture, guides))
+        if facts["status"] != "finished":
+            continue
+        prompt, seed, guides = (facts["settings"].get(name) for name in ("prompt", "seed", "clip"))
+        if not isinstance(prompt, str) or not prompt.strip() or not isinstance(seed, int):
+            left_out += 1
+            continue
+        task = known.get(prompt, Task(prompt, "", prompt))
+        picture = file.with_name("final.png")
+        drawn.append(Drawn(facts["recipe"], task, seed, picture, guides if isinstance(guides, str) else None))
+    if left_out:
+        print(f"note: {left_out} runs in {source} have no prompt and are left out", file=sys.stderr)
     if not drawn:
         for item in look_labelled(source):
             if isinstance(item, Found) and item.caption:
@@ -152,10 +162,12 @@ class Judge:
 
     @torch.no_grad()
     def judge(self, drawn: Drawn) -> Judged:
-        """Rank all names for a picture; raises InputError when it cannot be read."""
+        """Rank all names for a picture; raises InputError when it cannot be read, or the judge is broken."""
         task, image = drawn.task, read_image(drawn.picture).to(self.clip.device)
         views = clean_views(image, self.clip.image_size)[0]
         similarity = (self.clip.encode_image(views) @ self._texts.T).mean(0)
+        if not similarity.isfinite().all():
+            raise InputError(f"{self.clip.name} gives numbers that are not finite; name another --judge")
         own = similarity[self._number[task.name]]
         return Judged(
             drawn.recipe,
@@ -170,28 +182,55 @@ class Judge:
         )
 
 
-def check_judge(clip: Clip, guides: Iterable[str | None], force: bool) -> dict[str, str]:
-    """The fingerprints of the guides, as `Drawn` names them, by the names of the models.
+def check_judge(
+    clip: Clip, made: Iterable[str | None], found: Iterable[str | None], force: bool
+) -> dict[str, str]:
+    """The fingerprints of the models that are to guide, by their names.
 
-    Raises InputError if one of them is the judge's, or if somebody's guides are not known, unless forced.
+    `made` are the guides of drawings to make, `found` those of drawings that are there, both as `Drawn` names
+    them. What is found is not trusted: only its models on this disk are looked at, and none if forced.
+
+    Raises InputError if a guide is the judge, or if somebody's guides are not known, unless forced.
     """
-    guides = set(guides)
-    if None in guides and not force:
-        raise InputError("what guided some of the drawings is not known; if not the judge, add --force")
-    known = sorted(each for each in guides if each is not None)
-    found = {name: guide.fingerprint for each in known for name, (_, guide) in load_guides(each).items()}
-    if clip.fingerprint in found.values() and not force:
+    made, found = set(made), set(found)
+    lines = sorted(line for line in made if line is not None)
+    own = {name: guide.fingerprint for line in lines for name, (_, guide) in load_guides(line).items()}
+    if force:
+        return own
+    guides = set(own.values())
+    unknown = ["a recipe without --clip"] if None in made | found else []
+    names = {name for line in found if line is not None for name, _ in parse_weighted(line)}
+    for name in sorted(names):
+        place = resolve(name)
+        if place == resolve(clip.name):
+            guides.add(clip.fingerprint)
+        elif isinstance(place, Folder) and place.path.exists():
+            guides.add(load(name).fingerprint)
+        else:
+            unknown.append(name)
+    if clip.fingerprint in guides:
         raise InputError(f"{clip.name} guides and cannot judge as well; name another --judge, or add --force")
-    return found
+    if unknown:
+        raise InputError(
+            f"what guided some of the drawings is not known here ({', '.join(unknown)}); "
+            "if not the judge, add --force"
+        )
+    return own
 
 
 def keep_guides(folder: Path, now: dict[str, str]) -> None:
     """Note in a folder which models guide, by their fingerprints.
 
-    Raises InputError if a model of the same name guided before that has been trained anew since.
+    Raises InputError if a model of the same name guided before that has been trained anew since, and if the
+    note is broken.
     """
     file = folder / "guides.json"
-    then = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    try:
+        then = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} is broken ({error}); choose another output") from error
+    if not isinstance(then, dict):
+        raise InputError(f"{file} is broken (not names and fingerprints); choose another output")
     if changed := [name for name in then.keys() & now.keys() if then[name] != now[name]]:
         raise InputError(f"{changed[0]} has changed since it guided in {folder}; choose another output")
     folder.mkdir(parents=True, exist_ok=True)

@@ -25,15 +25,18 @@ from guidance.evaluation import (
     read_tasks,
     summarise,
 )
+from guidance.folder import check_writable
 from guidance.intervals import Estimate
 from guidance.media import write_text
 from guidance.progress import counted
+
+RECIPES = ("clipdraw", "shapes")
 
 
 def main(
     *sources: Path,
     judge: str,
-    recipe: tuple[str, ...] = ("clipdraw", "shapes"),
+    recipe: tuple[str, ...] = RECIPES,
     prompts: str | None = None,
     languages: str = "en",
     count: int | None = None,
@@ -55,6 +58,7 @@ def main(
         prompts: Names, separated by commas; or @names.csv, with a column for each language, of which the
             first has the names that the judge knows. 100 common things, unless there are some here.
         languages: Columns of the names, such as en,de,es,ja,ru,zh.
+        device: auto, cpu, cuda, …: of the judge, and of recipes that do not say themselves.
         count: Only the first so many names.
         seeds: How many drawings of each prompt a recipe makes.
         force: Judge even if the judge has guided, or nobody knows.
@@ -63,13 +67,21 @@ def main(
     """
     if seeds < 1 or (count is not None and count < 1):
         raise g.InputError(f"seeds and count must be at least 1, got {seeds} and {count}")
+    if sources and (recipe, seeds, count) != (RECIPES, 1, None):
+        raise g.InputError("what is there is judged as it is; leave out --recipe, --seeds and --count")
+    if languages != "en" and (sources if prompts is None else not prompts.startswith("@")):
+        raise g.InputError("--languages are the columns of names that have some; leave it out here")
+    check_writable(output)
     tasks = read_tasks(prompts, [language.strip() for language in languages.split(",")], count)
     rows = [(command, task, number) for command in recipe for number in range(seeds) for task in tasks]
-    plans = [] if sources else [plan(command, task.prompt, number, output) for command, task, number in rows]
+    plans = [
+        plan(command, task.prompt, number, output, device)
+        for command, task, number in ([] if sources else rows)
+    ]
     known = tasks if prompts else read_tasks(languages=LANGUAGES)
     drawn = [each for source in sources for each in read_drawn(source, known)]
     clip = g.load(judge, device=g.device(device))
-    guides = check_judge(clip, [*(each.guides for each in plans), *(each.guides for each in drawn)], force)
+    guides = check_judge(clip, [each.guides for each in plans], [each.guides for each in drawn], force)
     if plans:
         keep_guides(output, guides)
         made = zip(rows, plans, make_all(plans), strict=True)
@@ -105,12 +117,17 @@ def report(found: Sequence[Summary]) -> str:
 
 def write_sheets(output: Path, judged: Sequence[Judged]) -> list[str]:
     """A sheet for each recipe and language; a line about each."""
-    pages: dict[str, list[Judged]] = {}
+    pages: dict[tuple[str, str], list[Judged]] = {}
     for each in judged:
-        page = re.sub(r"[\W_]+", "-", f"{each.recipe} {each.language}").strip("-")
-        pages.setdefault(page, []).append(each)
-    lines = []
+        pages.setdefault((each.recipe, each.language), []).append(each)
+    lines: list[str] = []
+    taken: set[str] = set()
     for page, some in pages.items():
+        # Bytes count in the name of a file, and a letter has up to four.
+        name = re.sub(r"[\W_]+", "-", " ".join(page)).strip("-")[:60]
+        if name in taken:
+            name += f"-{len(taken) + 1}"
+        taken.add(name)
         names = [f"{each.prompt}\n{each.rank}" + f"  {each.guess}" * (each.rank > 1) for each in some]
-        lines.append(write_sheet(output / f"{page}.png", [(each.picture, None, 0) for each in some], names))
+        lines.append(write_sheet(output / f"{name}.png", [(each.picture, None, 0) for each in some], names))
     return lines

@@ -1,10 +1,12 @@
 """A contact sheet over prompts, recipes and seeds, which keeps the single files."""
 
+import os
 from pathlib import Path
 
 import guidance as g
 from guidance.clip.sheet import write_table
 from guidance.drawings import make_all, plan
+from guidance.folder import check_writable
 
 
 def main(
@@ -33,6 +35,9 @@ def main(
     if not rows or seeds < 1 or not recipe:
         got = f"{len(rows)} prompts, {len(recipe)} recipes, {seeds} seeds"
         raise g.InputError(f"a sheet needs at least one prompt, one recipe and one seed, got {got}")
+    check_writable(sheet.parent)
+    if os.path.isdir(sheet):
+        raise g.InputError(f"cannot write the sheet to {sheet}, a folder; name a file")
     columns = [(command, number) for command in recipe for number in range(seed, seed + seeds)]
     drawings = [plan(command, prompt, number, output) for prompt in rows for command, number in columns]
     finals = [folder / "final.png" for folder in make_all(drawings)]

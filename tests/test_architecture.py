@@ -54,7 +54,7 @@ ALLOWED = {
     "recipe": {"folder"},
     "drawings": {"folder", "recipe", "run", "shipped"},
     "intervals": set(),
-    "evaluation": {"clip", "crops", "folder", "intervals", "losses", "media"},
+    "evaluation": {"clip", "crops", "folder", "intervals", "losses", "media", "prompts"},
     "cli": {"doctor", "folder", "metadata", "recipe", "run", "shipped"},
     "__main__": {"cli"},
     "__init__": None,

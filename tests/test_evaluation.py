@@ -13,8 +13,20 @@ from PIL import Image
 import guidance as g
 from guidance import cli
 from guidance.clip.zero_shot import evaluate as compare
-from guidance.evaluation import Drawn, Judge, Judged, Task, read_distractors, read_tasks, summarise
+from guidance.evaluation import (
+    Drawn,
+    Judge,
+    Judged,
+    Task,
+    check_judge,
+    read_distractors,
+    read_drawn,
+    read_tasks,
+    summarise,
+)
 from guidance.losses.clip import clip_score
+from guidance.recipe import load
+from guidance.shipped import recipes
 
 Folder = Callable[[str], Path]
 SMALL = "shapes --steps 1 --paths 2 --size 32 --crops 1"
@@ -183,7 +195,8 @@ def test_a_guide_that_was_trained_anew_does_not_go_on(
         (["--languages", "en,xx"], "has no names in 'xx'; it has en, de, es, ja, ru, zh"),
         (["--prompts", "@nowhere.csv"], "cannot read the names in nowhere.csv"),
         (["--prompts", ",sun"], "no name must be empty"),
-        (["nowhere"], "nowhere"),
+        (["nowhere"], "leave out --recipe"),
+        (["--prompts", "cat,dog", "--languages", "de"], "--languages are"),
     ],
 )
 def test_wrong_input_is_one_line_and_nothing_is_drawn(
@@ -199,6 +212,72 @@ def test_wrong_input_is_one_line_and_nothing_is_drawn(
     assert message in error
     assert len(error.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_is_a_file_and_a_source_that_is_not_there_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(Path(__file__), "--judge", "tiny") == 2
+    assert "not a writable folder" in capsys.readouterr().err
+    assert run(tmp_path, tmp_path / "nowhere", "--judge", "tiny") == 2
+    assert "nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("note", ["", "[]", '{"tiny": '])
+def test_a_broken_note_of_the_guides_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], models: tuple[str, list[object]], note: str
+) -> None:
+    judge, options = models
+    (tmp_path / "guides.json").write_text(note)
+    assert run(tmp_path, *options, "--judge", judge) == 2
+    assert "choose another output" in capsys.readouterr().err
+
+
+def finished(folder: Path, settings: dict[str, object]) -> None:
+    folder.mkdir(parents=True)
+    facts = {"recipe": "shapes", "settings": settings, "versions": {}, "status": "finished"}
+    (folder / "run.json").write_text(json.dumps(facts))
+
+
+def test_runs_of_others_are_not_trusted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    finished(tmp_path / "a", {"seed": 0})
+    finished(tmp_path / "b", {"prompt": "", "seed": 0})
+    finished(tmp_path / "c", {"prompt": "sun", "seed": "0"})
+    finished(tmp_path / "d", {"prompt": "sun", "seed": 3, "clip": 5})
+    assert read_drawn(tmp_path, []) == [
+        Drawn("shapes", Task("sun", "", "sun"), 3, tmp_path / "d" / "final.png", None)
+    ]
+    assert "3 runs in" in capsys.readouterr().err
+
+
+def test_models_that_runs_name_are_never_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Folder
+) -> None:
+    loaded = []
+    monkeypatch.setattr("guidance.evaluation.load", lambda name: loaded.append(name))
+    judge = g.load(f"local-dir:{model_folder('timm')}")
+    for guides in ("hf-hub:evil/model", "ViT-B/32", f"local-dir:{tmp_path / 'gone'}"):
+        with pytest.raises(g.InputError, match="not known here"):
+            check_judge(judge, [], [guides], force=False)
+        assert check_judge(judge, [], [guides, None], force=True) == {}
+    with pytest.raises(g.InputError, match="cannot judge"):
+        check_judge(judge, [], [f"{judge.name} | hf-hub:evil/model"], force=False)
+    assert not loaded
+
+
+def test_a_judge_that_is_not_finite_is_told(tmp_path: Path, model_folder: Folder) -> None:
+    clip = g.load(f"local-dir:{model_folder('vit')}")
+    judge = Judge(clip, ["sun", "rose"])
+    judge._texts[1] = torch.nan
+    with pytest.raises(g.InputError, match="not finite"):
+        judge.judge(Drawn("r", Task("sun", "en", "sun"), 0, picture(tmp_path / "a.png", 0), None))
+
+
+def test_every_recipe_has_a_sheet_whatever_its_name(tmp_path: Path) -> None:
+    write_sheets = load(recipes()["evaluate"]).__globals__["write_sheets"]
+    names = ["a" * 300, "a" * 300 + " --steps 1", "太" * 300, "shapes --lr 1", "shapes --lr -1"]
+    write_sheets(tmp_path, [judged(name, "en", "sun", 1) for name in names])
+    assert len(list(tmp_path.glob("*.png"))) == 5
 
 
 def test_an_empty_picture_is_told(tmp_path: Path, model_folder: Folder) -> None:

@@ -51,6 +51,46 @@ def test_other_options_are_another_cell(tmp_path: Path) -> None:
     assert plan(SMALL, "-a rose", 0, tmp_path).make() == one
 
 
+def test_a_prompt_is_no_other_word_of_the_recipe(tmp_path: Path) -> None:
+    arguments = plan("sketch cat.png", "-a = cat", 0, tmp_path, "cuda").arguments
+    assert (arguments["picture"], arguments["prompt"]) == (Path("cat.png"), "-a = cat")
+    assert arguments["device"] == "cuda"
+    assert plan("shapes --device cpu", "x", 0, tmp_path, "cuda").arguments["device"] == "cpu"
+    assert plan("shapes", "x", 0, tmp_path).arguments["device"] == "auto"
+
+
+def test_a_run_of_another_is_not_looked_at(tmp_path: Path) -> None:
+    one = plan(SMALL, "cat", 1, tmp_path).make()
+    for name in ("cat-10", "cat-1-2"):
+        (tmp_path / "toy" / name).mkdir()
+        (tmp_path / "toy" / name / "run.json").write_text("broken")
+    assert plan(SMALL, "cat", 1, tmp_path).make() == one
+    assert plan(SMALL.replace("--steps 3", "--steps 2"), "cat", 1, tmp_path).make().name == "cat-1-3"
+
+
+def test_where_a_finished_run_was_made_does_not_matter(tmp_path: Path) -> None:
+    small = "shapes --steps 1 --paths 2 --size 32 --crops 1 --film none"
+    one = plan(small, "cat", 0, tmp_path).make()
+    assert plan(small, "cat", 0, tmp_path, "cpu").make() == one
+
+
+def test_a_sheet_is_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for sheet in (tmp_path, Path(__file__) / "sheet.png"):
+        words = ["x", "--recipe", SMALL, "--output", str(tmp_path), "--sheet", str(sheet)]
+        assert cli.main(["grid", *words]) == 2
+        assert "cannot write" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_long_name_is_cut_to_what_fits(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8), "white").save(tmp_path / "white.png")
+    cells = [[(str(tmp_path / "white.png"), None, 0)]]
+    page = named_table(cells, ["i" * 100_000], ["x"])[0]
+    ink = (page[0, 20:36] < 0.5).any(0).nonzero()
+    assert ink.min() >= 4
+    assert 140 < ink.max() - ink.min() <= 160
+
+
 def test_a_cell_that_was_killed_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = plan(SMALL, "a rose", 0, tmp_path / "whole").make()
     monkeypatch.setattr(g.Run, "finish", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -74,6 +114,9 @@ def test_a_cell_that_was_killed_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
         (["x", "--recipe", "rank"], "does not draw a prompt"),
         (["x", "--recipe", "shapes 'x"], "cannot run"),
         (["x", "--recipe", ""], "no recipe ''"),
+        (["x", "--recipe", "clipdraw --help"], "cannot run 'clipdraw --help'"),
+        (["x", "--recipe", "clipdraw y"], "cannot run 'clipdraw y'"),
+        (["x", "--recipe", "sketch"], "cannot run 'sketch'"),
         (["--file", "nowhere.txt"], "cannot read the prompts in nowhere.txt"),
     ],
 )

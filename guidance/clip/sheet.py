@@ -1,8 +1,9 @@
 """Pictures with their names under them, on one page."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from functools import cache
-from math import isqrt
+from math import ceil, isqrt
 from pathlib import Path
 
 import torch
@@ -85,7 +86,8 @@ def named_table(
 ) -> Float[Tensor, "1 3 H W"]:
     """Rows of pictures, each under its name, and the names of the columns above them all.
 
-    A picture has up to 160 pixels a side, and fewer where the page would have over ten million.
+    A picture has up to 160 pixels a side, and fewer, but at least 32, where the page would have over ten
+    million.
     """
     side = max(32, min(160, isqrt(MOST * 160**2 // (len(rows) * len(columns)))))
     step, high = side + 4, side + LINE + 8
@@ -121,8 +123,10 @@ def _write(page: Image.Image, line: str, left: int, top: int, width: int) -> Non
     """A line in the middle of `width` pixels, cut where it is longer."""
     draw, font = ImageDraw.Draw(page), _font(line)
     line = "".join(character for character in line if _has(font, character))
-    while line and draw.textlength(line, font) > width:
-        line = line[:-2] + "…" if len(line) > 2 else ""
+    if draw.textlength(line, font) > width:
+        letters = range(1, len(line))
+        fits = bisect_right(letters, width, key=lambda n: ceil(draw.textlength(f"{line[:n]}…", font)))
+        line = f"{line[:fits]}…" if fits else ""
     draw.text((left + width / 2, top), line, "black", font, anchor="ma")
 
 
