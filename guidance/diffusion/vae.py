@@ -2,6 +2,8 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,6 +18,9 @@ from guidance.devices import device as find_device
 from guidance.errors import InputError
 
 Precision = Literal["float32", "bfloat16"]
+
+#: Larger networks are refused; Stable Diffusion's autoencoders have 84 million weights.
+MAX_NUMBERS = 500_000_000
 
 #: Stable Diffusion 1's autoencoder, which a file of its weights does not tell.
 _SD1 = {
@@ -39,7 +44,10 @@ class Vae:
     """
 
     def __init__(self, model: Any, name: str) -> None:
-        """`model`: of diffusers, used as it is where it is; its weights get no gradient from here on."""
+        """`model`: of diffusers, used as it is where it is; its weights get no gradient from here on.
+
+        Raises InputError for a shift or a scale that no latents can have.
+        """
         self._model = model.eval().requires_grad_(False)
         self.name = name
         config = model.config
@@ -56,6 +64,13 @@ class Vae:
             mean, std = config.latents_mean or [config.shift_factor or 0.0], config.latents_std or [1.0]
             self._shift = torch.tensor(mean, device=model.device).view(-1, 1, 1)
             self._scale = config.scaling_factor / torch.tensor(std, device=model.device).view(-1, 1, 1)
+            sizes = {self._shift.numel(), self._scale.numel()}
+            numbers = torch.cat([self._shift.flatten(), self._scale.flatten(), 1 / self._scale.flatten()])
+            if not sizes <= {1, self.channels} or not numbers.isfinite().all():
+                raise InputError(
+                    f"the model {name!r} cannot scale its {self.channels} channels: scaling_factor "
+                    f"{config.scaling_factor}, latents_mean {mean}, latents_std {std}; check its config.json"
+                )
 
     def encode(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c gh gw"]:
         """The latents of images in [0, 1], float32; the mean of an AutoencoderKL's distribution.
@@ -146,37 +161,44 @@ def load_vae(
         model.use_slicing, model.use_tiling = slicing, tiling
     if precision == "bfloat16":
         model = model.bfloat16()  # `to` would warn of modules that no autoencoder has
-    return Vae(model.to(where), name)
+    with _told_in_one_line(name):
+        return Vae(model.to(where), name)
 
 
 def read_model(name: str) -> Any:
     """The diffusers model behind a name of `load_vae`, float32 on the CPU, ready to be trained on."""
-    from safetensors import SafetensorError
-
     scheme, _, rest = name.partition(":")
     # Whatever is not in the checkpoint is an error here, but initialised first.
-    with torch.random.fork_rng(devices=[]):
-        try:
-            if name == "tiny":
-                return _read_folder(MODELS / "tiny_vae")
-            if name.endswith(".safetensors"):
-                return _read_file(Path(name))
-            if scheme == "local-dir":
-                return _read_folder(Path(rest))
-            if scheme == "hf-hub":
-                return _read_hub(rest)
-        except InputError:
-            raise
-        # As diffusers and safetensors tell broken weights, other shapes and impossible configurations.
-        except (OSError, ValueError, RuntimeError, LookupError, TypeError, SafetensorError) as error:
-            text = " ".join(str(error).split())
-            raise InputError(
-                f"the model {name!r} cannot be loaded ({type(error).__name__}: {text[:200]}); "
-                "check the name and the files"
-            ) from error
+    with torch.random.fork_rng(devices=[]), _told_in_one_line(name):
+        if name == "tiny":
+            return _read_folder(MODELS / "tiny_vae")
+        if name.endswith(".safetensors"):
+            return _read_file(Path(name))
+        if scheme == "local-dir":
+            return _read_folder(Path(rest))
+        if scheme == "hf-hub":
+            return _read_hub(rest)
     raise InputError(
         f"unknown model {name!r}; use tiny, local-dir:FOLDER, hf-hub:ORG/NAME or a .safetensors file"
     )
+
+
+@contextmanager
+def _told_in_one_line(name: str) -> Iterator[None]:
+    """Make InputErrors of what broken weights, other shapes and impossible configurations raise."""
+    from safetensors import SafetensorError
+
+    mistakes = (OSError, ValueError, RuntimeError, LookupError, TypeError, SafetensorError)
+    try:
+        yield
+    except InputError:
+        raise
+    except (*mistakes, AttributeError, ArithmeticError, MemoryError) as error:
+        text = " ".join(str(error).split())
+        raise InputError(
+            f"the model {name!r} cannot be loaded ({type(error).__name__}: {text[:200]}); "
+            "check the name and the files"
+        ) from error
 
 
 def _read_folder(folder: Path) -> Any:
@@ -225,10 +247,20 @@ def _read_file(path: Path) -> Any:
 
 
 def _kind(config: dict[str, Any], place: str) -> Any:
-    """diffusers' class that a configuration is of."""
+    """diffusers' class that a configuration is of; raises InputError for none, and for one that is too large.
+
+    The whole network is made before its weights are looked at, so it is counted on the meta device first.
+    """
     from diffusers import AutoencoderKL, VQModel
 
-    for kind in (AutoencoderKL, VQModel):
-        if config.get("_class_name") == kind.__name__:
-            return kind
-    raise InputError(f"{place} is a {config.get('_class_name')}; give an AutoencoderKL or a VQModel")
+    kinds = {kind.__name__: kind for kind in (AutoencoderKL, VQModel)}
+    kind = kinds.get(config.get("_class_name"))
+    if kind is None:
+        raise InputError(f"{place} is a {config.get('_class_name')}; give an AutoencoderKL or a VQModel")
+    if len(config.get("block_out_channels", ())) > 8 or config.get("layers_per_block", 1) > 16:
+        raise InputError(f"{place} has more than 8 levels or 16 layers a level; check its config.json")
+    with torch.device("meta"):
+        numbers = sum(parameter.numel() for parameter in kind.from_config(config).parameters())
+    if numbers > MAX_NUMBERS:
+        raise InputError(f"{place} has {numbers / 1e9:.1f} billion weights; check its config.json")
+    return kind

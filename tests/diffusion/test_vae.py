@@ -257,6 +257,32 @@ def test_what_is_broken_is_one_line(folder: Path, kind: str, single: bool) -> No
     assert len(str(caught.value)) < 500
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ([1], "cannot be loaded"),
+        ({"norm_num_groups": 0}, "ZeroDivisionError"),
+        ({"scaling_factor": None}, "TypeError"),
+        ({"scaling_factor": "x"}, "TypeError"),
+        ({"scaling_factor": 0}, "cannot scale its 4 channels"),
+        ({"latents_mean": [0.0] * 3}, "cannot scale its 4 channels"),
+        ({"latents_std": [0.0] * 4}, "cannot scale its 4 channels"),
+        ({"layers_per_block": 10**7}, "more than 8 levels or 16 layers"),
+        ({"block_out_channels": [8, 16384]}, "billion weights"),
+        ({"latent_channels": 10**6}, "billion weights"),
+    ],
+)
+def test_hostile_configurations_are_one_line(folder: Path, changes: Any, message: str) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(
+        json.dumps(config | changes if isinstance(changes, dict) else changes)
+    )
+    for name in (f"local-dir:{folder}", str(folder / WEIGHTS)):
+        with pytest.raises(InputError, match=message) as caught:
+            load_vae(name)
+        assert "\n" not in str(caught.value)
+
+
 def test_what_cannot_be_asked_is_refused(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(InputError, match="multiples of 2 pixels, got 12×19"):
         Vae(kl(), "kl").encode(pictures(w=19))
