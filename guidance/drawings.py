@@ -46,6 +46,9 @@ class Drawing:
     def _folder(self) -> Path | None:
         """The folder of a run with the same settings; where a finished one was made does not matter."""
         settings = {name: plain(value) for name, value in self.arguments.items()}
+        # An option that the recipe has got since the run was made has its default in it.
+        parameters = inspect.signature(self.main).parameters
+        defaults = {name: plain(parameters[name].default) for name in settings}
         wanted = Run(str(self.recipe), self.arguments | {"resume": None}).folder
         name = re.compile(rf"{re.escape(wanted.name)}(-\d+)?")
         for file in sorted(wanted.parent.glob("*/run.json")):
@@ -56,7 +59,7 @@ class Drawing:
             except InputError:  # somebody's broken run; a new one gets a folder of its own
                 continue
             free = {"output", "device"} if facts["status"] == "finished" else {"output"}
-            if _without(facts["settings"], free) == _without(settings, free):
+            if _without(defaults | facts["settings"], free) == _without(settings, free):
                 return file.parent
         return None
 

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import guidance as g
-from guidance import options
 from guidance.clip.sheet import write_sheet
 from guidance.clip.table import table
 from guidance.drawings import make_all, plan
@@ -43,7 +42,7 @@ def main(
     seeds: int = 1,
     force: bool = False,
     json: bool = False,
-    device: options.Device = "auto",
+    device: str = "auto",
     output: Path = Path("outputs/evaluate"),
 ) -> str:
     """Draw names with recipes and have another model name the drawings: R-precision, CLIP score, sheets.

@@ -68,6 +68,15 @@ def test_a_run_of_another_is_not_looked_at(tmp_path: Path) -> None:
     assert plan(SMALL.replace("--steps 3", "--steps 2"), "cat", 1, tmp_path).make().name == "cat-1-3"
 
 
+def test_a_run_from_before_an_option_is_found(tmp_path: Path) -> None:
+    one = plan(SMALL, "cat", 0, tmp_path).make()
+    facts = json.loads((one / "run.json").read_text())
+    del facts["settings"]["pause"]
+    (one / "run.json").write_text(json.dumps(facts))
+    assert plan(SMALL, "cat", 0, tmp_path).make() == one
+    assert plan(f"{SMALL} --pause 0.001", "cat", 0, tmp_path).make() != one
+
+
 def test_where_a_finished_run_was_made_does_not_matter(tmp_path: Path) -> None:
     small = "shapes --steps 1 --paths 2 --size 32 --crops 1 --film none"
     one = plan(small, "cat", 0, tmp_path).make()
