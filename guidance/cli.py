@@ -32,6 +32,12 @@ def main(tokens: list[str] | None = None) -> int:
         return _complain(str(error), 2)
     except FloatingPointError as error:
         return _complain(str(error), 1)
+    except (MemoryError, RuntimeError) as error:
+        # PyTorch's own class is known by name only: it is not imported for a wrong word.
+        out = type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
+        if not out and not isinstance(error, MemoryError):
+            raise
+        return _complain("out of memory; take a smaller --size, fewer --crops or a smaller model", 1)
     except OSError as error:
         if error.errno not in FULL_DISK:
             raise

@@ -58,19 +58,7 @@ def main(
         canvas = g.Strokes(paths, size, clock, b=best_of)
         views = g.Crops.clipdraw(clock, crops)
     else:
-        # As in clipdraw.
-        canvas = g.Strokes(
-            paths,
-            size,
-            clock,
-            b=best_of,
-            segments=(1, 1),
-            extent=0.9,
-            reach=0.2,
-            width=(size / 28, size / 8),
-            width_limits=(size / 224, size / 4),
-            opacity=(0.0, 0.1),
-        )
+        canvas = g.Strokes.dabs(paths, size, clock, b=best_of)
         views = g.Crops.calm(clock, crops)
     canvas.to(where)
 

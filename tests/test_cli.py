@@ -281,3 +281,11 @@ def test_a_terminal_gets_a_bar(tmp_path: Path) -> None:
     assert "5/5" in text
     assert "near " in text
     assert "\n" not in text.strip().replace("\r\n", "")
+
+
+@pytest.mark.parametrize("error", ["MemoryError()", "torch.OutOfMemoryError('CUDA out of memory')"])
+def test_out_of_memory_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], error: str) -> None:
+    recipe = tmp_path / "hungry.py"
+    recipe.write_text(f'import torch\n\n\ndef main() -> None:\n    """Eats."""\n    raise {error}\n')
+    assert cli.main([str(recipe)]) == 1
+    assert capsys.readouterr().err.startswith("guidance: out of memory; ")

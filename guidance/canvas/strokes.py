@@ -99,6 +99,25 @@ class Strokes(VectorCanvas):
         self.register_buffer("background", torch.tensor(background))
         self.project_()
 
+    @classmethod
+    def dabs(cls, paths: int, size: int, clock: Clock, *, b: int = 1) -> "Strokes":
+        """Short broad strokes that begin nearly invisible: for a guide that was trained to draw.
+
+        There (`tiny`) long thin strokes, or an opaque beginning, gave a tangle over the same colours.
+        """
+        return cls(
+            paths,
+            size,
+            clock,
+            b=b,
+            segments=(1, 1),
+            extent=0.9,
+            reach=0.2,
+            width=(size / 28, size / 8),
+            width_limits=(size / 224, size / 4),
+            opacity=(0.0, 0.1),
+        )
+
     def scene(self) -> Scene:
         """The drawings as a value that `rasterize` takes, connected to the parameters."""
         colours, opacity = self.colours[:, :, :3], self.colours[:, :, 3]
