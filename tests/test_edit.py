@@ -186,6 +186,7 @@ def train(data: Path, output: Path, batch: int = 3, *options: object) -> int:
 def test_a_generator_is_trained_and_the_same_command_goes_on(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("guidance.training.WINDOW", 1)
     monkeypatch.setattr("guidance.generator.train.MAPPING_STEPS", 10)
     assert train(data, tmp_path / "whole") == 0
     times = iter(range(0, 10**9, 1000))
