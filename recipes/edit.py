@@ -66,6 +66,8 @@ def main(
             raise g.InputError(f"{name} must be a finite number, 0 or more, got {value}")
     if strength is not None and not isfinite(strength):
         raise g.InputError(f"strength must be a finite number, got {strength}")
+    if method == "latent" and strength is not None:
+        raise g.InputError("the method latent has no strength; take more or fewer --steps, or another --l2")
     clock = g.Clock(steps, seed)
     prompts, neutral = g.parse(prompt), g.parse(source)
     views = g.Crops.calm(clock, crops)

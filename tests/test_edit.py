@@ -223,3 +223,11 @@ def test_a_training_that_cannot_be_is_refused(
     said = capsys.readouterr().err
     assert words in said
     assert said.count("\n") == 1
+
+
+def test_a_strength_that_nothing_would_read_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["edit", "blue heart", "--strength", "2", "--output", str(tmp_path / "out")]) == 2
+    assert "the method latent has no strength" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
