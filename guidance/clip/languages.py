@@ -12,6 +12,7 @@ from torch import Tensor
 
 from guidance.clip.data import read_captions
 from guidance.clip.encoder import Clip
+from guidance.clip.retrieval import ranks
 from guidance.errors import InputError
 
 #: The language that the others are compared with.
@@ -90,28 +91,14 @@ def compare(
     row = torch.tensor([where[title] for _, title in names], device=pictures.device)
     picture = torch.tensor([index for index, _ in names], device=pictures.device)
     texts = clip.encode_many(titles)
-    ranks = torch.cat(
-        [
-            _ranks(part @ pictures.T, row - start, picture)
-            for start, part in zip(range(0, len(titles), 1024), texts.split(1024), strict=True)
-        ]
-    )[row]
+    places = ranks(texts, pictures, torch.stack([row, picture], 1))[row]
     own = (texts[row] * english[picture]).sum(dim=1)
     others = (texts[row] @ english.sum(dim=0) - own) / max(1, len(english) - 1)
     return Agreement(
         language,
         names=len(names),
-        first=(ranks < 1).float().mean().item(),
-        ten=(ranks < 10).float().mean().item(),
+        first=(places < 1).float().mean().item(),
+        ten=(places < 10).float().mean().item(),
         cosine=own.mean().item(),
         others=others.mean().item(),
     )
-
-
-def _ranks(similarity: Float[Tensor, "t m"], row: Tensor, picture: Tensor) -> Tensor:
-    """How many pictures are nearer to each title than the nearest of those that it names."""
-    here = (row >= 0) & (row < len(similarity))
-    right = torch.zeros_like(similarity, dtype=torch.bool)
-    right[row[here], picture[here]] = True
-    best = similarity.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)
-    return (similarity > best).sum(dim=1)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from guidance.clip.data import CaptionedPictures, Placement, place
 from guidance.clip.encoder import Clip
-from guidance.clip.train import ranks
+from guidance.clip.retrieval import ranks
 from guidance.errors import InputError, suggest
 
 
@@ -64,7 +64,8 @@ def retrieval(
     plain = Placement(torch.full((n,), 0.9), torch.zeros(n), torch.zeros(n, 2), torch.ones(n, 3))
     views = place(pictures.rgba, plain, clip.image_size).split(256)
     images = torch.cat([clip.encode_image(change(view.to(clip.device))) for view in views])
-    place_of = ranks(images, clip.encode_text([captions[0] for captions in pictures.captions])).cpu()
+    names = clip.encode_text([captions[0] for captions in pictures.captions])
+    place_of = ranks(images, names, torch.arange(n)[:, None].expand(-1, 2)).cpu()
     unseen = place_of[pictures.held_out]
     shares = {"first": place_of < 1, "in the first ten": place_of < 10}
     if len(unseen):

@@ -298,12 +298,6 @@ def _blur(images: Float[Tensor, "n 3 s s"], factor: int) -> Float[Tensor, "n 3 s
     return functional.interpolate(small, size=images.shape[-1], mode="bilinear")
 
 
-def ranks(images: Float[Tensor, "n d"], texts: Float[Tensor, "n d"]) -> Int[Tensor, " n"]:
-    """The place of each image's own text among all texts by cosine, from 0."""
-    similarity = images @ texts.T
-    return (similarity > similarity.diagonal()[:, None]).sum(1)
-
-
 def save_model(
     folder: Path, model: CLIP, config: dict[str, Any], tokenizer: Tokenizer, captions: Iterable[str]
 ) -> None:

@@ -16,7 +16,7 @@ from torch.nn import functional
 from guidance import Clock, InputError, checkpoint, load
 from guidance.clip.bpe import train_tokenizer
 from guidance.clip.data import CaptionedPictures, Placement, place, read_captioned
-from guidance.clip.train import Trainee, info_nce, ranks, save_model, train
+from guidance.clip.train import Trainee, info_nce, save_model, train
 
 NAMES = ["red square", "green square", "blue square", "red disc", "green disc", "blue disc"]
 
@@ -61,11 +61,6 @@ def test_info_nce_is_finite_at_the_largest_scale() -> None:
     assert loss.isfinite()
     assert u.grad is not None
     assert u.grad.isfinite().all()
-
-
-def test_ranks_count_the_better_ones() -> None:
-    similarity = torch.tensor([[3.0, 1.0, 2.0], [9.0, 5.0, 1.0], [7.0, 8.0, 6.0]])
-    assert ranks(similarity, torch.eye(3)).tolist() == [0, 1, 2]
 
 
 def test_captions_of_all_languages_are_read(folder: Path) -> None:
