@@ -1,7 +1,7 @@
 """How well embeddings find each other: recall and median rank, from texts to pictures and back.
 
-A picture may have several texts and a text several pictures: whichever of them comes first counts, as is usual
-for Flickr30k and COCO (Karpathy & Fei-Fei 2015).
+A picture may have several texts and a text several pictures: whichever of them comes first counts, as is
+usual for Flickr30k and COCO (Karpathy & Fei-Fei 2015).
 """
 
 from dataclasses import dataclass
@@ -45,8 +45,8 @@ def ranks(
     """How many answers are more similar to each query than its nearest right one.
 
     `right`: pairs (query, answer) that belong together, in any order. Queries that are in no pair are left
-    out; the others are in their order. Embeddings are unit vectors; similarities of `chunk` queries exist at a
-    time.
+    out; the others are in their order. Embeddings are unit vectors; similarities of `chunk` queries exist at
+    a time.
     """
     order = right[:, 0].argsort()
     query, answer = right[order].to(queries.device).unbind(1)
