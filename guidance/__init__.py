@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from guidance.clock import Clock, cosine, linear, piecewise
     from guidance.crops import Crops
     from guidance.devices import device
+    from guidance.diffusion.conditioning import Condition
+    from guidance.diffusion.text_encoders import TextEncoders
     from guidance.diffusion.vae import Vae, load_vae
     from guidance.errors import InputError
     from guidance.losses import (
@@ -99,6 +101,8 @@ _HOMES = {
     "guidance.clock": ["Clock", "cosine", "linear", "piecewise"],
     "guidance.crops": ["Crops"],
     "guidance.devices": ["device"],
+    "guidance.diffusion.conditioning": ["Condition"],
+    "guidance.diffusion.text_encoders": ["TextEncoders"],
     "guidance.diffusion.vae": ["Vae", "load_vae"],
     "guidance.errors": ["InputError"],
     "guidance.losses": [

@@ -1,0 +1,2 @@
+def parse_compel(prompt):
+    raise NotImplementedError

@@ -1,0 +1,187 @@
+"""Prompts to what a Stable Diffusion is conditioned on, by its own text encoders."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from guidance.clip.tokenize import PromptWarning
+from guidance.diffusion.conditioning import Condition, blend, concatenate, stack
+from guidance.diffusion.dialects import Dialect, Passage, Phrase, check_dialect, parse_prompt
+from guidance.diffusion.dialects.editing import Edited
+from guidance.diffusion.tower import Tower
+from guidance.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token as it is encoded: `context` counts from 0, `share` is its phrase's part of a blend."""
+
+    text: str
+    number: int
+    weight: float
+    context: int
+    share: float
+
+
+@final
+class TextEncoders:
+    """The frozen text encoders of a Stable Diffusion with their tokenizers: one for 1.x and 2.x, two for SDXL.
+
+    `width`: numbers a token, of all encoders together; `context_length`: tokens of one context, with those that
+    begin and end it; `device`: where they compute, and may be set.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[CLIPTextModel | CLIPTextModelWithProjection],
+        tokenizers: Sequence[PreTrainedTokenizerBase],
+        *,
+        device: torch.device | None = None,
+    ) -> None:
+        """`models`: of transformers, used as they are where they are; no weight gets a gradient from here on.
+
+        The last layer is read, normalised; with a `CLIPTextModelWithProjection` among them, as in SDXL, the
+        one before it, not normalised, and the projection is the pooled whole. Raises InputError for none, for
+        another number of tokenizers, and for contexts of different lengths.
+        """
+        if not models or len(models) != len(tokenizers):
+            raise InputError(
+                f"text encoders need a tokenizer each, got {len(models)} with {len(tokenizers)} tokenizers"
+            )
+        self._towers = [Tower(m, t) for m, t in zip(models, tokenizers, strict=True)]
+        lengths = {tower.context_length for tower in self._towers}
+        if len(lengths) > 1:
+            raise InputError(f"text encoders must see as many tokens, got {sorted(lengths)}; give others")
+        self.context_length = lengths.pop()
+        self.width = sum(tower.width for tower in self._towers)
+        self.device = device or next(models[0].parameters()).device
+        self._penultimate = any(tower.projects for tower in self._towers)
+
+    def encode(
+        self, prompts: str | list[str], *, dialect: Dialect = "plain", clip_skip: int = 0, long: bool = False
+    ) -> Condition:
+        """The condition of prompts; a negative prompt is encoded like any other.
+
+        `clip_skip`: how many of the last layers are left out. `long`: what is longer than a context goes on in
+        the next, as many as it takes; otherwise it is cut off, and a PromptWarning names the words. Every
+        prompt is encoded by itself, so that no bit of it depends on the others; shorter ones are filled up
+        with empty contexts. Gradients flow to learned words only.
+
+        Raises InputError as `parse_prompt` does, for no prompts, for more layers to skip than there are, and
+        for prompts that change with the steps (`schedule` encodes those).
+        """
+        texts = [prompts] if isinstance(prompts, str) else prompts
+        if not texts:
+            raise InputError("encode needs at least one prompt, got none; give an empty text for no words")
+        for tower in self._towers:
+            tower.check_skip(clip_skip + self._penultimate)
+        found = []
+        for text in texts:
+            if check_dialect(dialect) == "a1111" and Edited(text).changes:
+                raise InputError(f"the prompt {text!r} changes with the steps; encode it by `schedule`")
+            found.append(self._encode(text, dialect, clip_skip, long))
+        return stack(self.match(*found, clip_skip=clip_skip))
+
+    def match(self, *conditions: Condition, clip_skip: int = 0) -> list[Condition]:
+        """The conditions at the length of the longest, filled up with empty contexts, as a denoiser needs a
+        prompt and its negative."""
+        longest = max(condition.hidden.shape[1] for condition in conditions)
+        matched = []
+        for condition in conditions:
+            missing = (longest - condition.hidden.shape[1]) // self.context_length
+            if missing:
+                empty = self.encode("", clip_skip=clip_skip).to(condition.hidden.device)
+                b = len(condition.hidden)
+                empty = Condition(
+                    empty.hidden.repeat(b, missing, 1),
+                    None if empty.pooled is None else empty.pooled.repeat(b, 1),
+                )
+                condition = concatenate([condition, empty])
+            matched.append(condition)
+        return matched
+
+    def learn(self, word: str, vectors: Sequence[Float[Tensor, "k d"]]) -> None:
+        """Take a word for k tokens with these embeddings, for each encoder its own; gradients flow to them.
+
+        For textual inversion (Gal et al. 2022). Raises InputError for vectors of another width.
+        """
+        widths = [tower.width for tower in self._towers]
+        if [v.shape[-1] for v in vectors] != widths:
+            got = " and ".join(str(v.shape[-1]) for v in vectors)
+            raise InputError(
+                f"the vectors of {word!r} must be {' and '.join(map(str, widths))} numbers wide for these text "
+                f"encoders, got {got or 'none'}; learn them for this model"
+            )
+        for tower, rows in zip(self._towers, vectors, strict=True):
+            tower.learn(word, rows)
+
+    def explain(self, prompt: str, dialect: Dialect = "plain", *, long: bool = False) -> list[Token]:
+        """Every token of the (first) encoder with its weight, in order; what is cut off is told as in `encode`.
+
+        Those that begin, end and pad a context are left out. Raises InputError as `encode` does.
+        """
+        tower = self._towers[0]
+        told, first = [], 0
+        for passage in parse_prompt(prompt, dialect):
+            deepest = 0
+            for phrase, share in zip(passage.phrases, passage.shares, strict=True):
+                placed = tower.place(phrase, long=long)
+                self._tell(placed.lost)
+                deepest = max(deepest, len(placed.rows))
+                told += [
+                    Token(tower.text(p.token), p.token, p.weight, first + i, share * passage.strength)
+                    for i, row in enumerate(placed.rows)
+                    for p in row
+                ]
+            first += deepest
+        return told
+
+    def _encode(self, prompt: str, dialect: Dialect, skip: int, long: bool) -> Condition:
+        passages = [self._passage(p, dialect, skip, long) for p in parse_prompt(prompt, dialect)]
+        return concatenate(passages)
+
+    def _passage(self, passage: Passage, dialect: Dialect, skip: int, long: bool) -> Condition:
+        phrases = [self._phrase(phrase, dialect, skip, long) for phrase in passage.phrases]
+        if passage.shares == (1.0,) and passage.strength == 1:
+            return phrases[0]
+        phrases = self.match(*phrases, clip_skip=skip)
+        mixed = blend(phrases, passage.shares, normalize=False)
+        empty, mixed = self.match(self.encode("", clip_skip=skip), mixed, clip_skip=skip)
+        strengths = (1 - passage.strength, passage.strength)
+        return blend([empty, mixed], strengths, normalize=False)
+
+    def _phrase(self, phrase: Phrase, dialect: Dialect, skip: int, long: bool) -> Condition:
+        pooled, columns = None, []
+        for tower in self._towers:
+            placed = tower.place(phrase, long=long)
+            if tower is self._towers[0]:
+                self._tell(placed.lost)
+            hidden, wholes = tower.encode(
+                placed.rows,
+                dialect,
+                skip + self._penultimate,
+                normalise=not self._penultimate,
+                device=self.device,
+            )
+            columns.append(hidden.flatten(0, 1)[None])
+            pooled = pooled if wholes is None else wholes[:1]
+        return Condition(torch.cat(columns, -1), pooled)
+
+    def _tell(self, lost: str) -> None:
+        if lost:
+            warnings.warn(
+                f"the prompt is too long for {self.context_length} tokens: {lost!r} is cut off; "
+                "shorten it, or let it go on in a second context (long)",
+                PromptWarning,
+                stacklevel=3,
+            )
