@@ -1,7 +1,8 @@
 """A run's state in one safetensors file: canvas (or model), optimizer, position.
 
 There is no generator state, since every draw is a function of seed and position (see `Clock`), and no
-learning rate, since that is a function of progress (see `optimize`).
+learning rate, since that is a function of progress (see `optimize`). In a distributed run every rank must
+call these functions; rank 0 writes the file, all read it, and it is the same whatever the number of ranks.
 """
 
 import os
@@ -14,6 +15,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from guidance.clock import Clock
+from guidance.distributed import rank, spread_like, whole
 from guidance.errors import InputError
 from guidance.media import replacing
 
@@ -22,13 +24,21 @@ STATE = Path("checkpoint", "state.safetensors")
 
 
 def save(
-    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, clock: Clock, seconds: float
+    path: Path,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    clock: Clock,
+    seconds: float,
+    note: str = "",
 ) -> None:
-    """Write the state between two steps, atomically; `seconds` is how long the run has taken so far."""
+    """Write the state between two steps, atomically; `seconds` is how long the run has taken so far.
+
+    `note` is anything that shall be read again with `read_note`.
+    """
     tensors = _named(module)
     for i, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{i}.{name}": value for name, value in state.items() if value is not None}
-    _write(path, tensors, {"index": str(clock.index), "seconds": str(seconds)})
+    _write(path, tensors, {"index": str(clock.index), "seconds": str(seconds), "note": note})
 
 
 def save_module(path: Path, module: nn.Module) -> None:
@@ -55,10 +65,21 @@ def load(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, clock:
     complete = bool(state) == (index > 0 and any(expected.values()))
     if not fits or not complete or not 0 <= index <= clock.steps:
         raise InputError(f"the checkpoint {path} does not fit this {type(optimizer).__name__}; {advice}")
-    module.load_state_dict(states)
+    _put(module, states)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for i, values in state.items():
+        for name, value in values.items():
+            if value.shape == parameters[i].shape:  # and not a count of steps
+                values[name] = spread_like(value, parameters[i])
     optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
     clock.index = index
     return seconds
+
+
+def read_note(path: Path) -> str:
+    """The `note` in a file that `save` wrote."""
+    with safe_open(path, "pt") as file:
+        return (file.metadata() or {}).get("note", "")
 
 
 def load_module(path: Path, module: nn.Module) -> None:
@@ -78,15 +99,23 @@ def load_module(path: Path, module: nn.Module) -> None:
             f"the state {path} does not fit this {type(module).__name__}, which needs {name} {sides[1]},"
             f" got {sides[0]}; {advice}"
         )
-    module.load_state_dict(states)
+    _put(module, states)
 
 
 def _named(module: nn.Module) -> dict[str, Tensor]:
     return {f"module.{name}": tensor for name, tensor in module.state_dict().items()}
 
 
+def _put(module: nn.Module, states: dict[str, Tensor]) -> None:
+    own = module.state_dict()
+    module.load_state_dict({name: spread_like(tensor, own[name]) for name, tensor in states.items()})
+
+
 def _write(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
-    data = to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, header)
+    complete = {name: whole(tensor).detach().cpu().contiguous() for name, tensor in tensors.items()}
+    if rank():
+        return
+    data = to_bytes(complete, header)
     with replacing(path) as temporary, temporary.open("wb") as file:
         file.write(data)
         file.flush()

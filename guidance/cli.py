@@ -14,7 +14,7 @@ from typing import TextIO
 from cyclopts import App, CycloptsError, UnusedCliTokensError
 
 from guidance import __version__
-from guidance.errors import FULL_DISK, InputError
+from guidance.errors import FULL_DISK, InputError, ToldElsewhere
 from guidance.recipe import PARAMETERS, arguments_of_run, load, summary
 from guidance.shipped import recipes
 
@@ -28,11 +28,18 @@ def main(tokens: list[str] | None = None) -> int:
             result = _run(tokens)
     except UnusedCliTokensError as error:
         return _complain(f"what to do with {error.unused_tokens}? put a prompt of several words in quotes", 2)
-    except (InputError, CycloptsError) as error:
+    except ToldElsewhere:
+        return 2
+    except CycloptsError as error:
+        # All processes that torchrun started have the same words.
+        return _complain(str(error), 2) if os.environ.get("RANK", "0") == "0" else 2
+    except InputError as error:
         return _complain(str(error), 2)
     except FloatingPointError as error:
         return _complain(str(error), 1)
     except (MemoryError, RuntimeError) as error:
+        if type(error).__name__ == "LostRank":
+            return _complain(str(error), 1)
         # PyTorch's own class is known by name only: it is not imported for a wrong word.
         out = type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
         if not out and not isinstance(error, MemoryError):

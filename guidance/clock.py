@@ -49,6 +49,11 @@ def cosine(start: float, end: float) -> Callable[[float], float]:
     return lambda progress: end + (start - end) * (1 + cos(pi * progress)) / 2
 
 
+def warm_up(schedule: Schedule, share: float = 0.02) -> Callable[[float], float]:
+    """A schedule that over the first `share` of the run first rises to its values, in a straight line."""
+    return lambda progress: at(schedule, progress) * (min(1.0, progress / share) if share else 1.0)
+
+
 @dataclass
 class Clock:
     """A run's length, seed and position; `optimize` moves `index`, everybody else reads.

@@ -15,8 +15,9 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Shaped
 from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
-from guidance.errors import InputError
+from guidance.errors import InputError, ToldElsewhere
 
 #: Numbers the groups that this process joins; every rank joins the same ones.
 _groups = itertools.count()
@@ -93,6 +94,50 @@ def broadcast_(tensors: Iterable[Tensor]) -> None:
     if world() > 1:
         for tensor in tensors:
             dist.broadcast(tensor, 0)
+
+
+def anywhere(flags: list[bool], device: torch.device) -> list[bool]:
+    """Which of some flags are set on any rank."""
+    return gather(torch.tensor(flags, dtype=torch.uint8, device=device)[None]).bool().any(0).tolist()
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """What a user got wrong on one rank is wrong on all, so that none waits for another in vain.
+
+    At the end of the block each rank raises an InputError if any did: the first of those the one it has, the
+    others ToldElsewhere. It also waits there for all.
+    """
+    own: InputError | None = None
+    try:
+        yield
+    except InputError as error:
+        own = error
+    if world() > 1:
+        messages: list[str | None] = [None] * world()
+        dist.all_gather_object(messages, None if own is None else str(own))
+        told = [index for index, message in enumerate(messages) if message is not None]
+        if told and told[0] != rank():
+            raise ToldElsewhere(messages[told[0]])
+    if own is not None:
+        raise own
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor that FSDP has spread over the ranks, of which each must ask; others as they are."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """What this rank has of a tensor that FSDP has spread over the ranks; others as they are."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def spread_like(tensor: Tensor, other: Tensor) -> Tensor:
+    """A tensor that every rank has whole, spread over the ranks as another is, if that is."""
+    if not isinstance(other, DTensor):
+        return tensor
+    return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements)
 
 
 class _Gather(torch.autograd.Function):

@@ -15,6 +15,10 @@ class InputError(ValueError):
     """
 
 
+class ToldElsewhere(InputError):
+    """An InputError that another process of a distributed run tells the user."""
+
+
 def suggest(name: str, valid: Iterable[str]) -> str:
     """The valid names nearest to a misspelt one, as the tail of an error message ("" when there are none)."""
     valid = list(valid)

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from rich.console import Console
@@ -18,19 +18,20 @@ PAUSE = 10.0
 
 def progress(steps: Iterator[Step], clock: Clock) -> Iterator[Step]:
     """The same steps, shown as they pass, with the losses (means over the population) and the time left."""
-    return _bar(steps, clock) if sys.stderr.isatty() else _lines(steps, clock)
+    return bar(steps, clock, _losses) if sys.stderr.isatty() else _lines(steps, clock)
 
 
 def _losses(step: Step) -> str:
     return "  ".join(f"{name} {loss.mean():.4f}" for name, loss in step.losses.items())
 
 
-def _bar(steps: Iterator[Step], clock: Clock) -> Iterator[Step]:
+def bar(steps: Iterator[T], clock: Clock, describe: Callable[[T], str]) -> Iterator[T]:
+    """The same steps, and in the terminal a bar with what is said of each and the time left."""
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=clock.steps, completed=clock.index)
+    with Progress(*columns, console=Console(stderr=True)) as shown:
+        task = shown.add_task("", total=clock.steps, completed=clock.index)
         for step in steps:
-            bar.update(task, completed=step.index + 1, description=_losses(step))
+            shown.update(task, completed=clock.index, description=describe(step))
             yield step
 
 

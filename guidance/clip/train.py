@@ -13,7 +13,6 @@ sketchbook, and each is moved along its own G, with brushes or in blurs, so that
 will meet.
 """
 
-import gzip
 import json
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
@@ -25,18 +24,19 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from open_clip.model import CLIP
-from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from guidance.clip.averaging import average_
 from guidance.clip.bpe import write_tokenizer
 from guidance.clip.contrastive import info_nce
 from guidance.clip.data import CaptionedPictures, Placement, choose, place
+from guidance.clip.model_folder import write_weights, write_words
 from guidance.clip.tokenize import words
-from guidance.clock import Clock
-from guidance.media import replacing, write_text
+from guidance.clock import Clock, cosine, warm_up
+from guidance.media import write_text
 
 #: What an English caption may begin with when a person writes it.
 OPENINGS = ("a ", "the ", "a drawing of ", "a picture of ", "an emoji of ")
@@ -163,20 +163,15 @@ def learn(
 ) -> None:
     """A step of the optimizer, warmed up and then along a cosine, and of the running mean of the weights."""
     model = trainee.model
-    warm_up = min(1.0, clock.index / (0.02 * clock.steps + 1))
     for group in optimizer.param_groups:
-        group["lr"] = lr * warm_up * (1 + torch.cos(torch.tensor(torch.pi * clock.progress)).item()) / 2
+        group["lr"] = warm_up(cosine(lr, 0.0))(clock.progress)
     optimizer.zero_grad()
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     with torch.no_grad():
         model.logit_scale.clamp_(0, log(60))
-        decay = min(0.999, (1 + clock.index) / (10 + clock.index))
-        for mean, now in zip(trainee.mean_model.parameters(), model.parameters(), strict=True):
-            mean.lerp_(now, 1 - decay)
-        for mean, now in zip(trainee.mean_model.buffers(), model.buffers(), strict=True):
-            mean.copy_(now)
+    average_(trainee.mean_model, model, 0.999, clock)
 
 
 class Captions:
@@ -303,11 +298,7 @@ def save_model(
 ) -> None:
     """Write a model in open_clip's local-dir layout, in half precision, with the words of its captions."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
-    with replacing(folder / "open_clip_model.safetensors") as temporary:
-        save_file(tensors, temporary)
+    write_weights(folder, model, torch.float16)
     write_text(folder / "open_clip_config.json", json.dumps(config, indent=2) + "\n")
     write_tokenizer(folder, tokenizer, config["model_cfg"]["text_cfg"]["context_length"])
-    known = sorted({word for text in (*captions, *OPENINGS) for word in words(text)})
-    with replacing(folder / "words.txt.gz") as temporary:
-        temporary.write_bytes(gzip.compress("\n".join(known).encode(), mtime=0))
+    write_words(folder, (word for text in (*captions, *OPENINGS) for word in words(text)))

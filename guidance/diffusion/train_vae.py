@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from guidance.clip import Clip
+from guidance.clip.averaging import average_
 from guidance.clip.data import CaptionedPictures, Placement, choose, place
 from guidance.clip.features import image_features
-from guidance.clock import Clock
+from guidance.clock import Clock, cosine, warm_up
 
 #: The first of four channels (colour, -colour, level, -level) for each of red, green and blue.
 LANES = (0, 4, 8)
@@ -138,17 +139,13 @@ def train_vae(
         distance = perceptual_distance(judge, decoded, images).mean() if perceptual else torch.zeros(())
         divergence = posterior.kl().float().sum()
 
-        warm_up = min(1.0, clock.index / (0.02 * clock.steps + 1))
         for group in optimizer.param_groups:
-            group["lr"] = lr * warm_up * (1 + torch.cos(torch.tensor(torch.pi * clock.progress)).item()) / 2
+            group["lr"] = warm_up(cosine(lr, 0.0))(clock.progress)
         optimizer.zero_grad()
         (error + perceptual * distance + kl * divergence / images.numel()).backward()
         nn.utils.clip_grad_norm_(trainee.vae.parameters(), 1.0)
         optimizer.step()
-        with torch.no_grad():
-            decay = min(0.995, (1 + clock.index) / (10 + clock.index))
-            for mean, now in zip(trainee.mean_vae.parameters(), trainee.vae.parameters(), strict=True):
-                mean.lerp_(now, 1 - decay)
+        average_(trainee.mean_vae, trainee.vae, 0.995, clock)
         clock.index += 1
         nats = divergence.item() / posterior.mean.numel()
         yield VaeStep(clock.index - 1, error.item(), distance.item(), nats)

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from guidance.clock import Clock, cosine
+from guidance.clock import Clock, cosine, warm_up
 from guidance.generator.stylegan2 import MAPPING_RATE, Generator
 
 #: Standard deviation of the noise on w's.
@@ -77,9 +77,8 @@ def train(
         edge_error = (edges(images) - edges(wanted)).abs().mean()
         optimizer.zero_grad()
         (error + edge_error + 0.001 * w.square().mean()).backward()
-        warm_up = min(1.0, clock.index / (0.02 * clock.steps + 1))
         for group in optimizer.param_groups:
-            group["lr"] = lr * warm_up * cosine(1.0, 0.01)(clock.progress)
+            group["lr"] = warm_up(cosine(lr, 0.01 * lr))(clock.progress)
         optimizer.step()
         clock.index += 1
         yield Trained(clock.index - 1, error.item(), edge_error.item())
