@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +47,7 @@ def blend(conditions: Sequence[Condition], weights: Sequence[float], *, normaliz
     """
     if len(conditions) != len(weights) or not conditions:
         raise InputError(
-            f"a blend needs one weight for each prompt, got {len(weights)} for {len(conditions)}; add the rest"
+            f"a blend needs a weight for each prompt, got {len(weights)} for {len(conditions)}; add the rest"
         )
     _check_alike(conditions, (c.hidden.shape for c in conditions))
     total = sum(weights) if normalize else 1.0
@@ -130,7 +130,7 @@ def _mix(tensors: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
     return torch.stack([tensor * share for tensor, share in zip(tensors, shares, strict=True)]).sum(0)
 
 
-def _check_alike(conditions: Sequence[Condition], shapes: Sequence[torch.Size]) -> None:
+def _check_alike(conditions: Sequence[Condition], shapes: Iterable[torch.Size]) -> None:
     kinds = sorted({_times(shape) for shape in shapes})
     if len(kinds) != 1 or len({c.pooled is None for c in conditions}) != 1:
         raise InputError(

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 def text_encoder(clip: Clip, *, width: int | None = None) -> tuple[CLIPTextModel, PreTrainedTokenizerBase]:
     """transformers' text encoder and tokenizer with the same embeddings of tokens, float32 on the CPU.
 
-    `clip`: any whose text tower is a causal transformer, such as the embedded one, or `guidance train-clip`'s
-    results. `width`: how many numbers a token the denoiser wants. Raises InputError for another width, another
-    kind of text tower, and a tokenizer that transformers cannot be given.
+    `clip`: any whose text tower is a causal transformer, such as the embedded one, or what `guidance
+    train-clip` makes. `width`: how many numbers a token the denoiser takes. Raises InputError for another
+    width, another kind of text tower, and a tokenizer that transformers cannot be given.
     """
     from transformers import CLIPTextConfig, CLIPTextModel
 

@@ -12,9 +12,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from guidance.clip.tokenize import PromptWarning
+from guidance.clock import Clock
 from guidance.diffusion.conditioning import Condition, blend, concatenate, stack
 from guidance.diffusion.dialects import Dialect, Passage, Phrase, check_dialect, parse_prompt
-from guidance.diffusion.dialects.editing import Edited
+from guidance.diffusion.dialects.editing import has_edits, read_changing
+from guidance.diffusion.dialects.phrases import short
 from guidance.diffusion.tower import Tower
 from guidance.errors import InputError
 
@@ -35,10 +37,10 @@ class Token:
 
 @final
 class TextEncoders:
-    """The frozen text encoders of a Stable Diffusion with their tokenizers: one for 1.x and 2.x, two for SDXL.
+    """The frozen text encoders of a Stable Diffusion and their tokenizers: one for 1.x and 2.x, two for SDXL.
 
-    `width`: numbers a token, of all encoders together; `context_length`: tokens of one context, with those that
-    begin and end it; `device`: where they compute, and may be set.
+    `width`: numbers a token, of all encoders together; `context_length`: tokens of one context, with those
+    that begin and end it; `device`: where they compute, and may be set.
     """
 
     def __init__(
@@ -72,8 +74,8 @@ class TextEncoders:
     ) -> Condition:
         """The condition of prompts; a negative prompt is encoded like any other.
 
-        `clip_skip`: how many of the last layers are left out. `long`: what is longer than a context goes on in
-        the next, as many as it takes; otherwise it is cut off, and a PromptWarning names the words. Every
+        `clip_skip`: how many of the last layers are left out. `long`: what is longer than a context goes on
+        in the next, as many as it takes; otherwise it is cut off, and a PromptWarning names the words. Every
         prompt is encoded by itself, so that no bit of it depends on the others; shorter ones are filled up
         with empty contexts. Gradients flow to learned words only.
 
@@ -83,14 +85,36 @@ class TextEncoders:
         texts = [prompts] if isinstance(prompts, str) else prompts
         if not texts:
             raise InputError("encode needs at least one prompt, got none; give an empty text for no words")
-        for tower in self._towers:
-            tower.check_skip(clip_skip + self._penultimate)
-        found = []
         for text in texts:
-            if check_dialect(dialect) == "a1111" and Edited(text).changes:
-                raise InputError(f"the prompt {text!r} changes with the steps; encode it by `schedule`")
-            found.append(self._encode(text, dialect, clip_skip, long))
+            if check_dialect(dialect) == "a1111" and has_edits(text):
+                raise InputError(f"the prompt {short(text)} changes with the steps; encode it by `schedule`")
+        self._tell(texts, dialect, long)
+        found = [self._encode(text, dialect, clip_skip, long) for text in texts]
         return stack(self.match(*found, clip_skip=clip_skip))
+
+    def schedule(
+        self, prompt: str, steps: int, *, dialect: Dialect = "plain", clip_skip: int = 0, long: bool = False
+    ) -> Callable[[float], Condition]:
+        """The condition as a function of the progress in [0, 1] through `steps` steps, all of one shape.
+
+        For a story, `a => b`, and the editing and alternation of `a1111`; any other prompt is one that stays.
+        Everything is encoded here, once. Raises InputError as `encode` and `read_changing` do.
+        """
+        changing = read_changing(prompt, editing=check_dialect(dialect) == "a1111")
+        moments = [changing.at(step, steps) for step in range(Clock(steps).steps)]
+        texts = list(dict.fromkeys(text for moment in moments for text in moment))
+        self._tell(texts, dialect, long)
+        encoded = [self._encode(text, dialect, clip_skip, long) for text in texts]
+        conditions = dict(zip(texts, self.match(*encoded, clip_skip=clip_skip), strict=True))
+
+        def at(progress: float) -> Condition:
+            # A share of the steps that are done, which is rounded: (0.1 + 0.2) * 10 < 3 in floating point.
+            shares = moments[min(int(progress * steps + 1e-6), steps - 1)]
+            if len(shares) == 1:
+                return conditions[next(iter(shares))]
+            return blend([conditions[text] for text in shares], list(shares.values()))
+
+        return at
 
     def match(self, *conditions: Condition, clip_skip: int = 0) -> list[Condition]:
         """The conditions at the length of the longest, filled up with empty contexts, as a denoiser needs a
@@ -119,34 +143,39 @@ class TextEncoders:
         if [v.shape[-1] for v in vectors] != widths:
             got = " and ".join(str(v.shape[-1]) for v in vectors)
             raise InputError(
-                f"the vectors of {word!r} must be {' and '.join(map(str, widths))} numbers wide for these text "
-                f"encoders, got {got or 'none'}; learn them for this model"
+                f"the vectors of {word!r} must be {' and '.join(map(str, widths))} numbers wide here, "
+                f"got {got or 'none'}; learn them for this model"
             )
         for tower, rows in zip(self._towers, vectors, strict=True):
             tower.learn(word, rows)
 
     def explain(self, prompt: str, dialect: Dialect = "plain", *, long: bool = False) -> list[Token]:
-        """Every token of the (first) encoder with its weight, in order; what is cut off is told as in `encode`.
+        """Every token of the first encoder with its weight, in order; PromptWarning as in `encode`.
 
         Those that begin, end and pad a context are left out. Raises InputError as `encode` does.
         """
-        tower = self._towers[0]
+        self._tell([prompt], dialect, long)
         told, first = [], 0
         for passage in parse_prompt(prompt, dialect):
-            deepest = 0
-            for phrase, share in zip(passage.phrases, passage.shares, strict=True):
-                placed = tower.place(phrase, long=long)
-                self._tell(placed.lost)
-                deepest = max(deepest, len(placed.rows))
-                told += [
-                    Token(tower.text(p.token), p.token, p.weight, first + i, share * passage.strength)
-                    for i, row in enumerate(placed.rows)
-                    for p in row
-                ]
-            first += deepest
+            placed = [self._towers[0].place(phrase, long=long).rows for phrase in passage.phrases]
+            told += [
+                Token(self._towers[0].text(p.token), p.token, p.weight, first + i, share * passage.strength)
+                for rows, share in zip(placed, passage.shares, strict=True)
+                for i, row in enumerate(rows)
+                for p in row
+            ]
+            first += max(map(len, placed))
         return told
 
+    def lost(self, prompt: str, dialect: Dialect = "plain") -> str:
+        """The words of a prompt that do not fit into a context ("" when all do)."""
+        phrases = [phrase for passage in parse_prompt(prompt, dialect) for phrase in passage.phrases]
+        cut = [self._towers[0].place(phrase, long=False).lost for phrase in phrases]
+        return " … ".join(words for words in cut if words)
+
     def _encode(self, prompt: str, dialect: Dialect, skip: int, long: bool) -> Condition:
+        for tower in self._towers:
+            tower.check_skip(skip + self._penultimate)
         passages = [self._passage(p, dialect, skip, long) for p in parse_prompt(prompt, dialect)]
         return concatenate(passages)
 
@@ -164,8 +193,6 @@ class TextEncoders:
         pooled, columns = None, []
         for tower in self._towers:
             placed = tower.place(phrase, long=long)
-            if tower is self._towers[0]:
-                self._tell(placed.lost)
             hidden, wholes = tower.encode(
                 placed.rows,
                 dialect,
@@ -177,11 +204,13 @@ class TextEncoders:
             pooled = pooled if wholes is None else wholes[:1]
         return Condition(torch.cat(columns, -1), pooled)
 
-    def _tell(self, lost: str) -> None:
-        if lost:
-            warnings.warn(
-                f"the prompt is too long for {self.context_length} tokens: {lost!r} is cut off; "
-                "shorten it, or let it go on in a second context (long)",
-                PromptWarning,
-                stacklevel=3,
-            )
+    def _tell(self, prompts: list[str], dialect: Dialect, long: bool) -> None:
+        """Warn, in the caller of the caller, of what is cut off."""
+        for prompt in prompts:
+            if not long and (lost := self.lost(prompt, dialect)):
+                warnings.warn(
+                    f"the prompt is longer than a context ({self.context_length} tokens): {lost!r} is cut off; "
+                    "shorten it, or let it go on in the next context (long)",
+                    PromptWarning,
+                    stacklevel=3,
+                )

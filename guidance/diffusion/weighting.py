@@ -22,8 +22,8 @@ def weigh(
 ) -> Float[Tensor, "k t d"]:
     """The rows of k contexts under weights, as the dialect's tool computes them.
 
-    `empty`: the rows of an empty prompt. `fragments`: the number of the fragment that each token is of, -1 for
-    what begins, ends and pads. Weights that are all 1 change no bit.
+    `empty`: the rows of an empty prompt. `fragments`: the number of the fragment that each token is of, -1
+    for what begins, ends and pads. Weights that are all 1 change no bit.
     """
     hidden = encode(None)
     if bool((weights == 1).all()):

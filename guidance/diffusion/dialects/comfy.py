@@ -1,7 +1,7 @@
 r"""ComfyUI's dialect: `(x)` is 1.1 times the weight around it, `(x:1.2)` is 1.2 whatever is around it.
 
-`\(` and `\)` are characters, square brackets too. As in its sd1_clip.py; stricter for unbalanced brackets, and
-for a word right behind a colon, `(x:abc)`, which ComfyUI takes for text: write `\:` there.
+`\(` and `\)` are characters, square brackets too. As in its sd1_clip.py; stricter for unbalanced brackets,
+and for a word right behind a colon, `(x:abc)`, which ComfyUI takes for text: write `\:` there.
 """
 
 import re
@@ -31,7 +31,7 @@ def _weighted(text: str, weight: float, prompt: str) -> Phrase:
         match = _WEIGHTED.fullmatch(piece)
         written = match[2] if match else ""
         # Behind a space, or of several words, it is prose: (a sign: keep out).
-        if match and (_is_number(written) or len(written.split()) == 1 and written == written.strip()):
+        if match and (_is_number(written) or (len(written.split()) == 1 and written == written.strip())):
             phrase += _weighted(match[1], number(written, prompt), prompt)
         else:
             phrase += _weighted(piece, weight * 1.1, prompt)

@@ -46,9 +46,8 @@ def check_brackets(prompt: str, pairs: str) -> None:
             opened.append((character, position))
             if len(opened) > MAX_DEPTH:
                 raise InputError(f"brackets must be at most {MAX_DEPTH} deep, got more in {short(prompt)}")
-        elif character in closing:
-            if not opened or opened.pop()[0] != closing[character]:
-                _unbalanced(prompt, character, position, "closes nothing")
+        elif character in closing and (not opened or opened.pop()[0] != closing[character]):
+            _unbalanced(prompt, character, position, "closes nothing")
     if opened:
         _unbalanced(prompt, *opened[-1], "is never closed")
 
