@@ -7,6 +7,7 @@ from pickle import UnpicklingError
 from typing import Any, get_args
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from guidance.clip.encoder import Clip, Precision
@@ -14,6 +15,21 @@ from guidance.clip.names import Folder, Hub, Pretrained, resolve
 from guidance.clip.tokenize import FileTokenizer, Tokenizer, read_words
 from guidance.devices import device as find_device
 from guidance.errors import InputError
+
+#: What broken weights, other shapes and a configuration that makes no sense raise in PyTorch and open_clip.
+BROKEN = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+    SafetensorError,
+    UnpicklingError,
+    EOFError,
+)
 
 
 def load(name: str = "tiny", *, device: str | torch.device = "cpu", precision: Precision = "float32") -> Clip:
@@ -37,8 +53,7 @@ def load(name: str = "tiny", *, device: str | torch.device = "cpu", precision: P
         from guidance.clip.interop import from_transformers
 
         return from_transformers(source.path, device=where, precision=precision)
-    config = _read_config(source) if isinstance(source, Folder) else _download(source, name)
-    model, tokenizer = _build(source, config, name)
+    model, config, tokenizer = read(name)
     return Clip(
         model,
         tokenizer,
@@ -48,6 +63,17 @@ def load(name: str = "tiny", *, device: str | torch.device = "cpu", precision: P
         precision=precision,
         vocabulary=read_words(source.path) if isinstance(source, Folder) else None,
     )
+
+
+def read(name: str) -> tuple[nn.Module, dict[str, Any], Tokenizer]:
+    """open_clip's model of a name that `load` takes, its `model_cfg` and its tokenizer.
+
+    Not for transformers' folders. Raises InputError as `load`.
+    """
+    source = resolve(name)
+    config = _read_config(source) if isinstance(source, Folder) else _download(source, name)
+    model, tokenizer = _build(source, config, name)
+    return model, config, tokenizer
 
 
 def _is_of_transformers(folder: Path) -> bool:
@@ -63,27 +89,32 @@ def _read_config(folder: Folder) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         config: dict[str, Any] = content["model_cfg"]
-        text, vision = config["text_cfg"], config["vision_cfg"]
-        remotes = [text.get("hf_model_name"), vision.get("timm_model_name")]
-        _check_preprocessing(content.get("preprocess_cfg") or {})
+        tower, trunk = config["text_cfg"].get("hf_model_name"), config["vision_cfg"].get("timm_model_name")
+        check_preprocessing(content.get("preprocess_cfg") or {})
     except FileNotFoundError as error:
         raise InputError(f"the model folder {path} has no open_clip_config.json; copy it there") from error
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{file} is not an open_clip configuration ({_line(error)}); copy it there again"
+            f"{file} is not an open_clip configuration ({line(error)}); copy it there again"
         ) from error
     if not any(file.suffix in (".safetensors", ".bin", ".pth") for file in path.iterdir()):
         raise InputError(f"the model folder {path} has no weights; copy open_clip_model.safetensors there")
-    for remote in remotes:
-        # A text tower of transformers' is described in a repository of its own; so are some towers of timm's.
-        if remote and "/" in str(remote) and not os.path.isdir(remote):
-            raise InputError(
-                f"the model folder {path} needs {remote!r} from the internet; load it as hf-hub:… instead"
-            )
+    # A text tower of transformers' is described in a folder of its own; some of timm's towers are on the hub.
+    missing = [tower] if tower and not text_folder(path, tower).is_dir() else []
+    for remote in missing + [trunk] * (trunk is not None and "/" in str(trunk)):
+        raise InputError(
+            f"the model folder {path} needs {remote!r} from the internet; load it as hf-hub:… instead"
+        )
     return config
 
 
-def _check_preprocessing(preprocess: dict[str, Any]) -> None:
+def text_folder(folder: Path, name: str) -> Path:
+    """What describes a text tower of transformers': a folder inside the model's, or another on this disk."""
+    inside = folder / str(name)
+    return inside if os.path.exists(inside) else Path(str(name))
+
+
+def check_preprocessing(preprocess: dict[str, Any]) -> None:
     """Raises ValueError for a `preprocess_cfg` that open_clip would take as it is, and fail or err later."""
     for name in ("mean", "std"):
         numbers = preprocess.get(name) or [0.5] * 3
@@ -116,7 +147,7 @@ def _download(source: Hub | Pretrained, name: str) -> dict[str, Any]:
         return open_clip.get_model_config(source.architecture)
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(
-            f"could not download the model {name!r} ({_line(error)}); "
+            f"could not download the model {name!r} ({line(error)}); "
             "check the name and the internet connection, or use tiny, which needs none"
         ) from error
 
@@ -126,43 +157,51 @@ def _build(
 ) -> tuple[nn.Module, Tokenizer]:
 
     import open_clip
-    from safetensors import SafetensorError
 
     match source:
         case Folder(path):
-            architecture, tag = f"local-dir:{path}", None
+            architecture = f"local-dir:{path}"
         case Hub(repository):
-            architecture, tag = f"hf-hub:{repository}", None
-        case Pretrained(architecture, tag):
+            architecture = f"hf-hub:{repository}"
+        case Pretrained(architecture, _):
             pass
     try:
-        with torch.random.fork_rng(
-            devices=[]
-        ):  # initial weights are drawn before the checkpoint replaces them
-            model = open_clip.create_model(architecture, tag, require_pretrained=True, weights_only=True)
+        if isinstance(source, Folder):
+            model = _build_from(source.path, config)
+        else:
+            tag = source.tag if isinstance(source, Pretrained) else None
+            # Initial weights are drawn before the checkpoint replaces them.
+            with torch.random.fork_rng(devices=[]):
+                model = open_clip.create_model(architecture, tag, require_pretrained=True, weights_only=True)
         if isinstance(source, Folder) and config["text_cfg"].get("hf_tokenizer_name"):
             return model, FileTokenizer(source.path, config["text_cfg"])
         return model, open_clip.get_tokenizer(architecture)
     except InputError:
         raise
-    # Broken weights, other shapes, a configuration that names no model: as PyTorch and open_clip say it.
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        SafetensorError,
-        UnpicklingError,
-        EOFError,
-    ) as error:
+    except BROKEN as error:
         raise InputError(
-            f"the model {name!r} cannot be loaded: {_line(error)}; copy or download it again"
+            f"the model {name!r} cannot be loaded: {line(error)}; copy or download it again"
         ) from error
 
 
-def _line(error: Exception) -> str:
+def _build_from(folder: Path, config: dict[str, Any]) -> nn.Module:
+    """The model in a folder: as open_clip would load it, and what only `towers.build` knows."""
+    from open_clip.factory import _find_checkpoint_in_dir, load_checkpoint
+    from open_clip.model import set_model_preprocess_cfg
+    from open_clip.transform import PreprocessCfg, merge_preprocess_dict
+
+    from guidance.clip.towers import build
+
+    tower = config["text_cfg"].get("hf_model_name")
+    model = build(config, text_folder=text_folder(folder, tower) if tower else None)
+    load_checkpoint(model, _find_checkpoint_in_dir(folder), weights_only=True)
+    content = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))
+    preprocess = merge_preprocess_dict(PreprocessCfg(), content.get("preprocess_cfg") or {})
+    set_model_preprocess_cfg(model, preprocess | {"size": model.visual.image_size})
+    return model
+
+
+def line(error: Exception) -> str:
     """An error in one line of bearable length."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text if len(text) <= 200 else text[:200] + '…'}"

@@ -57,7 +57,10 @@ class TextTower(nn.Module):
 
     def forward(self, texts: Int[Tensor, "n t"]) -> Float[Tensor, "n d"]:
         """Embeddings, not normalised."""
-        hidden, present = self.encode_tokens(texts)
+        return self.pool(*self.encode_tokens(texts))
+
+    def pool(self, hidden: Float[Tensor, "n l w"], present: Bool[Tensor, "n l"]) -> Float[Tensor, "n d"]:
+        """Embeddings out of what `encode_tokens` gives."""
         if self.cls is not None:
             return self.text_projection(hidden[:, 0])
         last = (present * torch.arange(present.shape[1], device=present.device)).argmax(1)

@@ -17,6 +17,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from guidance.errors import InputError
+from guidance.media import replacing
 
 #: The model that a warning recommends.
 LARGER = "ViT-B-32/laion2b_s34b_b79k"
@@ -66,6 +67,9 @@ class FileTokenizer:
             raise InputError(f"{settings} cannot be read ({error}); copy it there again") from error
         if not isinstance(special, dict):
             raise InputError(f"{settings} is not a tokenizer's configuration; copy it there again")
+        self._files = {name.name: name.read_bytes() for name in (file, settings) if name.is_file()}
+        #: How many tokens there are.
+        self.vocab_size: int = self._tokens.get_vocab_size()
         self._pad = self._id(special.get("pad_token"), text_cfg.get("pad_id", 0))
         options = text_cfg.get("tokenizer_kwargs", {})
         self._separator = self._id(special.get("sep_token"), -1) if options.get("strip_sep_token") else -1
@@ -85,6 +89,12 @@ class FileTokenizer:
         rows = self._tokens.encode_batch([self._clean(text) for text in texts])
         tokens = torch.tensor([row.ids for row in rows], dtype=torch.long).view(len(texts), length)
         return torch.where(tokens == self._separator, 0, tokens)
+
+    def save(self, folder: Path) -> None:
+        """Write the files that it was read from."""
+        for name, content in self._files.items():
+            with replacing(folder / name) as temporary:
+                temporary.write_bytes(content)
 
 
 def words(text: str) -> list[str]:
