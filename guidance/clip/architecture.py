@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal, get_args
 
 import open_clip
+import timm
 import torch
 from open_clip import CustomTextCLIP
 from open_clip.model import (
@@ -86,6 +87,9 @@ def new_model(
         content = {"model_cfg": started[1], "preprocess_cfg": started[0].visual.preprocess_cfg}
     model_cfg = content["model_cfg"]
     vision, text = model_cfg["vision_cfg"], model_cfg["text_cfg"]
+    trunk = str(vision.get("timm_model_name") or "")
+    if trunk and not timm.is_model(trunk) and not trunk.startswith("hf-hub:"):
+        raise InputError(f"timm has no model {trunk!r}{suggest(trunk, timm.list_models())}")
     if "multimodal_cfg" in model_cfg:
         raise InputError(f"{architecture or start} is a CoCa, which cannot be trained here; take another")
     if image_size is not None:
@@ -220,6 +224,8 @@ def _adopt(
         text.pop(key, None)
         if key in config["text_cfg"]:
             text[key] = config["text_cfg"][key]
+    if not text.get("hf_model_name"):
+        text["vocab_size"] = started[0].vocab_size
     match tokenizer:
         case FileTokenizer():
             tokenizer.save(folder)

@@ -126,6 +126,15 @@ class Objective(nn.Module):
                 self.spelling = nn.Sequential(first, nn.GELU(), nn.LayerNorm(width), last)
                 self.mask = nn.Parameter(0.02 * torch.randn(reader.embedding.embedding_dim))
 
+    def train(self, mode: bool = True) -> "Objective":
+        """As ever, but what is locked stays as in evaluation: no dropout, and batch norm learns nothing."""
+        super().train(mode)
+        for module in self.modules():
+            parameters = list(module.parameters())
+            if parameters and not any(parameter.requires_grad for parameter in parameters):
+                module.eval()
+        return self
+
     def forward(
         self,
         images: Float[Tensor, "v n 3 s s"],

@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 from open_clip import CoCa, CustomTextCLIP
+from open_clip.hf_model import HFTextEncoder
 from open_clip.model import CLIP
+from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
 
 from guidance.clip.text_tower import TextTower
@@ -77,3 +79,28 @@ def refuse_code(description: Path) -> None:
     file = description / "config.json" if description.is_dir() else description
     if file.is_file() and "auto_map" in json.loads(file.read_text(encoding="utf-8")):
         raise InputError(f"{file} asks for code of its own to be run; take a model that transformers knows")
+
+
+def checkpoint_activations(model: CLIP | CustomTextCLIP) -> None:
+    """Keep of a training step only what goes in between layers, and compute the rest again for the gradient.
+
+    Raises InputError for an image tower that cannot: a ModifiedResNet and some of timm's.
+    """
+    if isinstance(model.visual, ModifiedResNet):
+        raise InputError("a ModifiedResNet cannot checkpoint activations; leave that out, or cache gradients")
+    if isinstance(model.visual, TimmModel):
+        try:
+            model.visual.trunk.set_grad_checkpointing(True)
+        except AssertionError as error:
+            raise InputError(
+                f"the image tower cannot checkpoint activations ({error}); leave it out"
+            ) from error
+    else:
+        model.visual.set_grad_checkpointing(True)
+    if isinstance(model, CLIP):
+        model.transformer.grad_checkpointing = True
+    elif isinstance(model.text, HFTextEncoder):
+        options = {"use_reentrant": False}
+        model.text.transformer.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+    else:
+        model.text.set_grad_checkpointing(True)
