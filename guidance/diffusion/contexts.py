@@ -1,5 +1,6 @@
 """Phrases to rows of tokens: what fits into a context, what goes into the next one, what is lost."""
 
+import re
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,6 +10,8 @@ from guidance.diffusion.dialects import Phrase
 
 #: A context ends at a comma that is at most so many tokens back, so that no phrase is torn (webui's default).
 _BACKTRACK = 20
+
+_WORD = re.compile(r"\w+|[^\w\s]+")
 
 Tokenize = Callable[[str], list[int]]
 
@@ -71,8 +74,8 @@ def _lost(phrase: Phrase, numbered: list[list[int]], tokenize: Tokenize, room: i
     """The end of a phrase that does not fit, in whole words."""
     counts = list(accumulate(map(len, numbered), initial=0))
     first = bisect_left(counts, room + 1) - 1  # the fragment in which the context ends
-    left, words = room - counts[first], phrase[first].text.split()
-    fitting = bisect_left(
-        range(1, len(words) + 1), True, key=lambda n: len(tokenize(" ".join(words[:n]))) > left
-    )
-    return " ".join([*words[fitting:], *(fragment.text.strip() for fragment in phrase[first + 1 :])]).strip()
+    left, text = room - counts[first], phrase[first].text
+    words = list(_WORD.finditer(text))
+    fitting = bisect_left(words, True, key=lambda word: len(tokenize(text[: word.end()])) > left)
+    rest = text[words[fitting].start() :] if fitting < len(words) else ""
+    return " ".join(" ".join([rest, *(fragment.text for fragment in phrase[first + 1 :])]).split())

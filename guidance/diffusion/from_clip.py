@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from open_clip import CLIP
+from open_clip.tokenizer import get_clean_fn
 from torch import Tensor, nn
 
 from guidance.clip.encoder import Clip
@@ -84,14 +85,21 @@ def _weights(model: Any, layers: int) -> Iterator[tuple[str, Tensor]]:
 
 
 def _tokenizer(clip: Clip) -> PreTrainedTokenizerBase:
-    from tokenizers import Tokenizer
+    from tokenizers import Regex, Tokenizer, normalizers
     from transformers import PreTrainedTokenizerFast
 
     if not isinstance(clip._tokenizer, FileTokenizer):
         return tokenizer_to_transformers(clip)
+    if clip._tokenizer._clean is not get_clean_fn("whitespace"):
+        raise InputError(
+            f"the tokenizer of {clip.name!r} cleans texts as transformers' cannot; take another model"
+        )
     tokens = Tokenizer.from_str(clip._tokenizer._tokens.to_str())
     tokens.no_truncation()
     tokens.no_padding()
+    own = [] if tokens.normalizer is None else [tokens.normalizer]
+    cleaning = [normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
+    tokens.normalizer = normalizers.Sequence([*cleaning, *own])
     start, end = tokens.encode("").ids
     numbers = {"bos_token": start, "eos_token": end, "pad_token": clip._tokenizer._pad}
     return PreTrainedTokenizerFast(

@@ -137,7 +137,8 @@ class TextEncoders:
     def learn(self, word: str, vectors: Sequence[Float[Tensor, "k d"]]) -> None:
         """Take a word for k tokens with these embeddings, for each encoder its own; gradients flow to them.
 
-        For textual inversion (Gal et al. 2022). Raises InputError for vectors of another width.
+        For textual inversion (Gal et al. 2022): the vectors are taken as they are and become, so that an
+        optimizer may go on changing them. Raises InputError for vectors of another width.
         """
         widths = [tower.width for tower in self._towers]
         if [v.shape[-1] for v in vectors] != widths:
@@ -148,6 +149,10 @@ class TextEncoders:
             )
         for tower, rows in zip(self._towers, vectors, strict=True):
             tower.learn(word, rows)
+
+    def vectors(self, text: str) -> list[Float[Tensor, "k d"]]:
+        """The embeddings of a text's tokens in each encoder, as `learn` takes them, float32."""
+        return [tower.vectors(text) for tower in self._towers]
 
     def explain(self, prompt: str, dialect: Dialect = "plain", *, long: bool = False) -> list[Token]:
         """Every token of the first encoder with its weight, in order; PromptWarning as in `encode`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, final
 
 import torch
@@ -36,28 +37,34 @@ class Tower:
         self.width: int = model.config.hidden_size
         self.context_length: int = model.config.max_position_embeddings
         self._norm = next(m for name, m in model.named_modules() if name.endswith("final_layer_norm"))
-        self._learned: dict[int, list[int]] = {}  # the rows below of what the tokenizer numbers so
-        self._vectors = torch.empty(0, self.width)
+        self._learned: dict[int, Tensor] = {}  # the vectors of what the tokenizer numbers so
 
     def learn(self, word: str, vectors: Float[Tensor, "k d"]) -> None:
-        """Take a word for k tokens with these embeddings; a gradient flows to them."""
+        """Take a word for k tokens with these embeddings, as they are and become; a gradient flows to them."""
         from tokenizers import AddedToken
 
         self.tokenizer.add_tokens(AddedToken(word, normalized=False))
-        number = self.tokenizer.convert_tokens_to_ids(word)
-        first = len(self._vectors)
-        self._learned[number] = list(range(first, first + len(vectors)))
-        self._vectors = torch.cat([self._vectors.to(vectors), vectors])
+        self._learned[self.tokenizer.convert_tokens_to_ids(word)] = vectors
+
+    def vectors(self, text: str) -> Float[Tensor, "k d"]:
+        """The embeddings of a text's tokens, float32."""
+        table = self._model.get_input_embeddings().weight
+        numbers = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        found = [self._learned[n] if n in self._learned else table[n][None] for n in numbers]
+        return (
+            torch.cat([table.new_empty(0, self.width), *(rows.to(table) for rows in found)]).detach().float()
+        )
 
     def tokenize(self, text: str) -> list[int]:
         """The numbers of a text's tokens; a learned one is -1 less the row of its vector."""
         numbers = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        return [token for number in numbers for token in self._known(number)]
+        learned = self._rows()
+        return [token for number in numbers for token in learned.get(number, [number])]
 
     def text(self, token: int) -> str:
         """What a token stands for."""
-        rows = {-1 - row: number for number, rows in self._learned.items() for row in rows}
-        return self.tokenizer.decode([rows.get(token, token)]).strip()
+        learned = {row: number for number, rows in self._rows().items() for row in rows}
+        return self.tokenizer.decode([learned.get(token, token)]).strip()
 
     def place(self, phrase: Phrase, *, long: bool) -> Contexts:
         """A phrase in contexts."""
@@ -95,8 +102,13 @@ class Tower:
 
         return weigh(dialect, encode, empty, weights, fragments), pooled
 
-    def _known(self, number: int) -> list[int]:
-        return [-1 - row for row in self._learned[number]] if number in self._learned else [number]
+    def _rows(self) -> dict[int, list[int]]:
+        """The tokens of every learned word by its number: -1 less each row among all their vectors."""
+        ends = accumulate(map(len, self._learned.values()))
+        return {
+            number: [-1 - row for row in range(end - len(vectors), end)]
+            for (number, vectors), end in zip(self._learned.items(), ends, strict=True)
+        }
 
     def _padded(self, rows: list[list[int]], device: torch.device) -> Int[Tensor, "k t"]:
         start, end, pad = (
@@ -114,8 +126,10 @@ class Tower:
         learned = tokens < 0
 
         def fill_in(_: nn.Module, __: Any, embedded: Tensor) -> Tensor:
-            vectors = self._vectors.to(embedded)[-1 - tokens[learned]]
-            return embedded.masked_scatter(learned[..., None], vectors)
+            if not learned.any():
+                return embedded
+            vectors = torch.cat([rows.to(embedded) for rows in self._learned.values()])
+            return embedded.masked_scatter(learned[..., None], vectors[-1 - tokens[learned]])
 
         hook = self._model.get_input_embeddings().register_forward_hook(fill_in)
         try:

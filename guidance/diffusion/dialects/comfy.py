@@ -10,7 +10,7 @@ from guidance.diffusion.dialects.phrases import Fragment, Passage, Phrase, check
 
 # Stand for the escaped characters while brackets are looked for, each as long as what it stands for.
 _HIDDEN = {r"\(": "\0\1", r"\)": "\0\2", r"\:": "\0\3"}
-_WEIGHTED = re.compile(r"(.+):([^:]*)", re.DOTALL)
+_WEIGHTED = re.compile(r"(.+):([^:()]*)", re.DOTALL)
 
 
 def parse_comfy(prompt: str) -> list[Passage]:
