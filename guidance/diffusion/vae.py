@@ -161,7 +161,7 @@ def load_vae(
         model.use_slicing, model.use_tiling = slicing, tiling
     if precision == "bfloat16":
         model = model.bfloat16()  # `to` would warn of modules that no autoencoder has
-    with _told_in_one_line(name):
+    with told_in_one_line(name):
         return Vae(model.to(where), name)
 
 
@@ -169,7 +169,7 @@ def read_model(name: str) -> Any:
     """The diffusers model behind a name of `load_vae`, float32 on the CPU, ready to be trained on."""
     scheme, _, rest = name.partition(":")
     # Whatever is not in the checkpoint is an error here, but initialised first.
-    with torch.random.fork_rng(devices=[]), _told_in_one_line(name):
+    with torch.random.fork_rng(devices=[]), told_in_one_line(name):
         if name == "tiny":
             return _read_folder(MODELS / "tiny_vae")
         if name.endswith(".safetensors"):
@@ -184,7 +184,7 @@ def read_model(name: str) -> Any:
 
 
 @contextmanager
-def _told_in_one_line(name: str) -> Iterator[None]:
+def told_in_one_line(name: str) -> Iterator[None]:
     """Make InputErrors of what broken weights, other shapes and impossible configurations raise."""
     from safetensors import SafetensorError
 

@@ -1,0 +1,54 @@
+"""A folder in diffusers' Stable Diffusion layout, from its parts."""
+
+import json
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from transformers import CLIPTextModel, PreTrainedTokenizerBase
+
+from guidance.media import write_text
+
+_INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "feature_extractor": [None, None],
+    "image_encoder": [None, None],
+    "requires_safety_checker": False,
+    "safety_checker": [None, None],
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+
+
+def save_pipeline(
+    folder: Path,
+    unet: UNet2DConditionModel,
+    vae: Any,
+    encoder: CLIPTextModel,
+    tokenizer: PreTrainedTokenizerBase,
+    scheduler: DDIMScheduler,
+) -> None:
+    """Write the parts, in half precision and safetensors, as diffusers' `StableDiffusionPipeline` loads them.
+
+    The tokenizer must be one that tokenizer.json says all of.
+    """
+    for name, part in (("unet", unet), ("vae", vae), ("text_encoder", encoder)):
+        deepcopy(part).half().save_pretrained(folder / name)
+        # Where it was trained is nobody's business.
+        _rewrite(folder / name / "config.json", {"_name_or_path": None})
+    scheduler.save_pretrained(folder / "scheduler")
+    tokenizer.save_pretrained(folder / "tokenizer")
+    # Version 5 of transformers writes a name that 4 does not know.
+    _rewrite(folder / "tokenizer" / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"})
+    write_text(folder / "model_index.json", json.dumps(_INDEX, indent=2) + "\n")
+
+
+def _rewrite(path: Path, changes: dict[str, str | None]) -> None:
+    """Change entries of a file in JSON, or take them out."""
+    known = json.loads(path.read_text(encoding="utf-8")) | changes
+    kept = {name: value for name, value in known.items() if name not in changes or value is not None}
+    write_text(path, json.dumps(kept, indent=2) + "\n")
