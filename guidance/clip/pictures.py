@@ -84,10 +84,11 @@ def fitting(clip: Clip) -> Fit:
     return fit
 
 
-def decode(content: bytes, size: int) -> tuple[Image.Image, int, int]:
+def decode(content: bytes, size: int, *, opacity: bool = False) -> tuple[Image.Image, int, int]:
     """A picture as 8-bit RGB, at least twice `size` a side unless it is smaller, and its width and height.
 
-    Raises Unusable for a picture that is broken, animated or huge, and for what is no picture.
+    With `opacity` it is premultiplied RGBA instead of lying on white. Raises Unusable for a picture that is
+    broken, animated or huge, and for what is no picture.
     """
     try:
         with Image.open(BytesIO(content), formats=_formats()) as file:
@@ -104,7 +105,7 @@ def decode(content: bytes, size: int) -> tuple[Image.Image, int, int]:
             if shorter > 2 * size:
                 file.draft(None, (2 * size * width // shorter, 2 * size * height // shorter))
             stored = file.size
-            picture = _on_white(ImageOps.exif_transpose(file))
+            picture = _flat(ImageOps.exif_transpose(file), opacity)
             upright = (width, height) if picture.size == stored else (height, width)
             return picture, *upright
     except Unusable:
@@ -124,13 +125,15 @@ def prepare(content: bytes, size: int, fit: Fit) -> Ready:
     return Ready(np.array(fit(picture)), width, height)
 
 
-def ahead(items: Iterable[T], work: Callable[[T], P], lead: int) -> Iterator[tuple[T, P | Unusable]]:
+def ahead(
+    items: Iterable[T], work: Callable[[T], P], lead: int, threads: int | None = None
+) -> Iterator[tuple[T, P | Unusable]]:
     """Each item with what `work` makes of it, in order; up to `lead` of them are worked on in advance.
 
-    The work is done by a thread for each core: Pillow's decoders run outside Python's lock.
+    The work is done by `threads`, by default one for each core: Pillow's decoders run outside Python's lock.
     """
     waiting: deque[tuple[T, Future[P | Unusable]]] = deque()
-    pool = ThreadPoolExecutor(os.cpu_count())
+    pool = ThreadPoolExecutor(threads or os.cpu_count())
     try:
         with warnings.catch_warnings():
             # What Pillow finds odd in a file that it can read is nothing that the user can change.
@@ -171,12 +174,15 @@ def _formats() -> list[str]:
     return [name for name in FORMATS if name in known]
 
 
-def _on_white(picture: Image.Image) -> Image.Image:
+def _flat(picture: Image.Image, opacity: bool) -> Image.Image:
+    """8-bit RGB on white, or RGBa."""
     if picture.mode == "F":
         raise Unusable("floating-point pixels")
     if picture.mode.startswith("I"):  # Pillow's own conversion to RGB would clip 16 bits at 255
         grey = np.array(picture.convert("I")).clip(0, 65535) / 257
-        return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
+        picture = Image.fromarray(grey.round().astype(np.uint8))
+    if opacity:
+        return picture.convert("RGBA").convert("RGBa")
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)

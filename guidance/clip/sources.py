@@ -83,8 +83,31 @@ def look(source: Path) -> Iterator[Found | Missed]:
     if kind in (".csv", ".tsv"):
         return _table(name, "," if kind == ".csv" else "\t")
     if kind == ".tar":
-        return _shard(name, stat.st_mtime_ns)
+        return look_shard(name, stat.st_mtime_ns)
     return iter([_file(name, name, {kind})])
+
+
+def look_shard(source: str, modified: int) -> Iterator[Found | Missed]:
+    """The pictures of a tar file, sample by sample; an unreadable rest of it is one thing missed."""
+    endings = suffixes()
+    try:
+        with tarfile.open(source, "r:") as tar:
+            sample: list[tarfile.TarInfo] = []
+            key = ""
+            while (member := tar.next()) is not None:
+                tar.members.clear()  # type: ignore[attr-defined]  # else all are kept
+                if not member.isreg() or member.issparse():
+                    continue
+                folder, name = os.path.split(member.name)
+                if key != (key := f"{folder}/{name.partition('.')[0]}"):
+                    yield from _sample(tar, sample, source, modified, endings)
+                    sample = []
+                if len(sample) < 100:
+                    sample.append(member)
+            yield from _sample(tar, sample, source, modified, endings)
+    # tarfile raises its own errors, and on broken headers those of what it calls.
+    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
+        yield Missed(source, f"broken shard: {' '.join(str(error).split())}")
 
 
 def covers(source: Path, path: str, origin: str) -> bool:
@@ -96,6 +119,8 @@ def covers(source: Path, path: str, origin: str) -> bool:
 def read(file: str, offset: int | None, length: int) -> Content:
     """The bytes of a picture; raises Unusable if they cannot be read, are too many or change meanwhile."""
     try:
+        if not S_ISREG(os.stat(file).st_mode):  # a pipe would never end
+            raise Unusable("not a file")
         with open(file, "rb") as stream:
             before = os.fstat(stream.fileno())
             length = before.st_size if offset is None else length
@@ -104,12 +129,25 @@ def read(file: str, offset: int | None, length: int) -> Content:
             stream.seek(offset or 0)
             data = stream.read(length)
             after = os.fstat(stream.fileno())
-    except OSError as error:
-        raise Unusable(error.strerror or "cannot be read") from error
+    except (OSError, ValueError) as error:  # a name with a zero byte
+        raise Unusable(getattr(error, "strerror", None) or "cannot be read") from error
     if len(data) != length or (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise Unusable("changed while it was read")
     old = time.time_ns() - before.st_mtime_ns > YOUNG_NS
     return Content(data, blake2b(data, digest_size=16).digest(), before.st_mtime_ns if old else 0)
+
+
+def decode_caption(data: bytes, kind: str) -> str:
+    """The caption in a .txt or .json file's content; "" if there is none."""
+    text = data.decode(errors="replace")
+    if kind == ".json":
+        try:
+            facts = json.loads(text)
+        except (ValueError, RecursionError):
+            return ""
+        known = [facts.get(name) for name in ("caption", "text", "title")] if isinstance(facts, dict) else []
+        text = next((value for value in known if isinstance(value, str)), "")
+    return text.encode(errors="replace").decode().strip()
 
 
 def _folder(source: str) -> Iterator[Found | Missed]:
@@ -162,29 +200,6 @@ def _table(source: str, delimiter: str) -> Iterator[Found | Missed]:
         raise InputError(f"cannot read {source} ({error}); give a table in UTF-8") from error
 
 
-def _shard(source: str, modified: int) -> Iterator[Found | Missed]:
-    """The pictures of a tar file, sample by sample; an unreadable rest of it is one thing missed."""
-    endings = suffixes()
-    try:
-        with tarfile.open(source, "r:") as tar:
-            sample: list[tarfile.TarInfo] = []
-            key = ""
-            while (member := tar.next()) is not None:
-                tar.members.clear()  # type: ignore[attr-defined]  # else all are kept
-                if not member.isreg() or member.issparse():
-                    continue
-                folder, name = os.path.split(member.name)
-                if key != (key := f"{folder}/{name.partition('.')[0]}"):
-                    yield from _sample(tar, sample, source, modified, endings)
-                    sample = []
-                if len(sample) < 100:
-                    sample.append(member)
-            yield from _sample(tar, sample, source, modified, endings)
-    # tarfile raises its own errors, and on broken headers those of what it calls.
-    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
-        yield Missed(source, f"broken shard: {' '.join(str(error).split())}")
-
-
 def _sample(
     tar: tarfile.TarFile, members: list[tarfile.TarInfo], source: str, modified: int, endings: set[str]
 ) -> Iterator[Found | Missed]:
@@ -196,7 +211,7 @@ def _sample(
             and kinds[kind].size <= MAX_CAPTION_BYTES
             and (stream := tar.extractfile(kinds[kind]))
         ):
-            caption = _caption(stream.read(), kind) or caption
+            caption = decode_caption(stream.read(), kind) or caption
     for member in members:
         kind = os.path.splitext(member.name)[1].lower()
         path = f"{source}/{member.name}"
@@ -207,18 +222,6 @@ def _sample(
             yield Found(path, source, source, member.size, modified, place, caption)
         elif kind not in (".txt", ".json"):
             yield Missed(path, "not a picture")
-
-
-def _caption(data: bytes, kind: str) -> str:
-    text = data.decode(errors="replace")
-    if kind == ".json":
-        try:
-            facts = json.loads(text)
-        except (ValueError, RecursionError):
-            return ""
-        known = [facts.get(name) for name in ("caption", "text", "title")] if isinstance(facts, dict) else []
-        text = next((value for value in known if isinstance(value, str)), "")
-    return text.encode(errors="replace").decode().strip()
 
 
 def _check_name(name: str) -> None:

@@ -1,0 +1,125 @@
+"""Parquet files and Hugging Face's datasets, read by their library, which maps them into memory.
+
+It keeps them as Arrow files on disk, so that any row can be had at any time: a stream could not be resumed
+exactly. Versions from 4 on run no code of a dataset's. Pictures are taken as bytes and decoded here.
+"""
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from guidance.clip.datasets.rows import HELD_OUT, Caption, Listed, Row, Rows, Source
+from guidance.clip.pictures import Unusable
+from guidance.clip.sources import read
+from guidance.errors import InputError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+#: The columns that hold captions, the first that is there: a text or a list of texts.
+CAPTIONS = ("caption", "captions", "title", "text", "texts", "sentence", "sentences")
+
+
+class DatasetRows(Rows):
+    """The rows of one split. Raises InputError where the columns of pictures and captions are not clear."""
+
+    def __init__(self, name: str, dataset: "Dataset") -> None:
+        from datasets import Image, Value
+
+        pictures = [column for column, kind in dataset.features.items() if isinstance(kind, Image)]
+        # A struct of bytes and a path is how pictures are written without saying so; plain bytes, too.
+        pictures += [
+            column for column in ("image", "jpg", "png", "webp", "img") if column in dataset.features
+        ]
+        texts = [column for column in CAPTIONS if column in dataset.features]
+        if not pictures or not texts:
+            columns = ", ".join(dataset.features)
+            raise InputError(
+                f"{name} must have columns of pictures (image) and of captions (caption), got {columns}"
+            )
+        self._name, self._texts = name, texts[0]
+        self._picture = pictures[0]
+        if isinstance(dataset.features[self._picture], Image):
+            dataset = dataset.cast_column(self._picture, Image(decode=False))
+        plain = dataset.features.get("language") == Value("string")
+        self._captions = dataset.select_columns([self._texts, *(["language"] if plain else [])])
+        self._pictures = dataset.select_columns([self._picture])
+
+    def __len__(self) -> int:
+        return len(self._captions)
+
+    def __getitem__(self, number: int) -> Row:
+        row = self._captions[number]
+        texts = row[self._texts] if isinstance(row[self._texts], list) else [row[self._texts]]
+        language = row.get("language") or ""
+        captions = tuple(
+            Caption(text.strip(), language) for text in texts if isinstance(text, str) and text.strip()
+        )
+        return Row(f"{self._name}[{number}]", partial(self._content, number), captions)
+
+    def _content(self, number: int) -> bytes:
+        value: Any = self._pictures[number][self._picture]
+        if isinstance(value, dict):
+            if value.get("bytes") is None and isinstance(value.get("path"), str):
+                return read(value["path"], None, 0).data
+            value = value.get("bytes")
+        if not isinstance(value, bytes):
+            raise Unusable("no picture in the row")
+        return value
+
+
+def read_parquet(name: str, files: list[Path], cache: Path) -> Source:
+    """The rows of parquet files. Raises InputError, also where the extra `data` is not installed."""
+    datasets = _library()
+    try:
+        files_in_order = [str(file) for file in files]
+        found = datasets.load_dataset(
+            "parquet", data_files=files_in_order, split="train", cache_dir=str(cache)
+        )
+    except Exception as error:  # the library's own errors, Arrow's and many of Python's
+        raise InputError(f"cannot read {name} ({_line(error)}); give whole parquet files") from error
+    return Source(name, DatasetRows(name, found), Listed([]))
+
+
+def read_dataset(name: str, cache: Path) -> Source:
+    """A dataset in a folder, or else on the Hub: `org/name` or `org/name/configuration`.
+
+    Its split `train`, or its only one, is for training; the first of validation, val and test is held out.
+    Raises InputError, also where the extra `data` is not installed.
+    """
+    datasets = _library()
+    try:
+        if os.path.isdir(name):
+            saved = any((Path(name) / file).is_file() for file in ("dataset_dict.json", "state.json"))
+            found = (
+                datasets.load_from_disk(name) if saved else datasets.load_dataset(name, cache_dir=str(cache))
+            )
+        else:
+            owner, _, rest = name.partition("/")
+            rest, _, configuration = rest.partition("/")
+            place = f"{owner}/{rest}" if rest else owner
+            found = datasets.load_dataset(place, configuration or None, cache_dir=str(cache))
+    except Exception as error:  # the library's own errors, Arrow's, the network's and many of Python's
+        raise InputError(f"cannot read the dataset {name} ({_line(error)}); check the name") from error
+    splits = found if isinstance(found, dict) else {"train": found}
+    if "train" not in splits and len(splits) > 1:
+        raise InputError(f"{name} has no split train, got {', '.join(splits)}")
+    train = "train" if "train" in splits else next(iter(splits))
+    held = [split for split in HELD_OUT if split in splits and split != train]
+    held_out = DatasetRows(name, splits[held[0]]) if held else Listed([])
+    return Source(name, DatasetRows(name, splits[train]), held_out)
+
+
+def _library() -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise InputError(
+            "parquet files and datasets need an extra: pip install 'clip-guidance[data]'"
+        ) from error
+    return datasets
+
+
+def _line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
