@@ -40,7 +40,7 @@ class Tower:
         self._learned: dict[int, Tensor] = {}  # the vectors of what the tokenizer numbers so
 
     def learn(self, word: str, vectors: Float[Tensor, "k d"]) -> None:
-        """Take a word for k tokens with these embeddings, as they are and become; a gradient flows to them."""
+        """Take a word for k tokens with these embeddings, as they are and as they become."""
         from tokenizers import AddedToken
 
         self.tokenizer.add_tokens(AddedToken(word, normalized=False))
@@ -48,12 +48,10 @@ class Tower:
 
     def vectors(self, text: str) -> Float[Tensor, "k d"]:
         """The embeddings of a text's tokens, float32."""
-        table = self._model.get_input_embeddings().weight
+        table = self._model.get_input_embeddings().weight.detach()
         numbers = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        found = [self._learned[n] if n in self._learned else table[n][None] for n in numbers]
-        return (
-            torch.cat([table.new_empty(0, self.width), *(rows.to(table) for rows in found)]).detach().float()
-        )
+        found = [self._learned[n].detach() if n in self._learned else table[n][None] for n in numbers]
+        return torch.cat([table.new_empty(0, self.width), *(rows.to(table) for rows in found)]).float()
 
     def tokenize(self, text: str) -> list[int]:
         """The numbers of a text's tokens; a learned one is -1 less the row of its vector."""
