@@ -138,7 +138,8 @@ class TextEncoders:
         """Take a word for k tokens with these embeddings, for each encoder its own; gradients flow to them.
 
         For textual inversion (Gal et al. 2022): the vectors are taken as they are and become, so that an
-        optimizer may go on changing them. Raises InputError for vectors of another width.
+        optimizer may go on changing them. Raises InputError for vectors of another width, and for a word that
+        is a token already.
         """
         widths = [tower.width for tower in self._towers]
         if [v.shape[-1] for v in vectors] != widths:
@@ -214,8 +215,8 @@ class TextEncoders:
         for prompt in prompts:
             if not long and (lost := self.lost(prompt, dialect)):
                 warnings.warn(
-                    f"the prompt is longer than a context ({self.context_length} tokens): {lost!r} is cut off; "
-                    "shorten it, or let it go on in the next context (long)",
+                    f"the prompt is longer than the {self.context_length} tokens of a context: {lost!r} is "
+                    "cut off; shorten it, or let it go on in the next context (long)",
                     PromptWarning,
                     stacklevel=3,
                 )

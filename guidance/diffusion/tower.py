@@ -40,9 +40,15 @@ class Tower:
         self._learned: dict[int, Tensor] = {}  # the vectors of what the tokenizer numbers so
 
     def learn(self, word: str, vectors: Float[Tensor, "k d"]) -> None:
-        """Take a word for k tokens with these embeddings, as they are and as they become."""
+        """Take a word for k tokens with these embeddings, as they are and as they become.
+
+        Raises InputError for a word that is a token already, which other words may have in them.
+        """
         from tokenizers import AddedToken
 
+        known = self.tokenizer.get_vocab().get(word)
+        if known is not None and known not in self._learned:
+            raise InputError(f"{word!r} is a token of the model already; take another, such as <{word}>")
         self.tokenizer.add_tokens(AddedToken(word, normalized=False))
         self._learned[self.tokenizer.convert_tokens_to_ids(word)] = vectors
 
