@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -84,7 +85,7 @@ def new_model(
     if architecture is not None:
         content = _read(architecture)
     elif started is not None:
-        content = {"model_cfg": started[1], "preprocess_cfg": started[0].visual.preprocess_cfg}
+        content = deepcopy({"model_cfg": started[1], "preprocess_cfg": started[0].visual.preprocess_cfg})
     model_cfg = content["model_cfg"]
     vision, text = model_cfg["vision_cfg"], model_cfg["text_cfg"]
     trunk = str(vision.get("timm_model_name") or "")
@@ -346,9 +347,7 @@ def _try(model: CLIP | CustomTextCLIP, tokenizer: Tokenizer) -> None:
     tokens = tokenizer(["a " * 2 * tokenizer.context_length])
     size = tokenizer.vocab_size
     if size > model.vocab_size:
-        raise InputError(
-            f"the tokenizer has {size} tokens, the text tower {model.vocab_size}; set vocab_size"
-        )
+        raise InputError(f"vocab_size must be at least the tokenizer's {size}, got {model.vocab_size}")
     model.eval()
     size = model.visual.image_size
     model.encode_text(tokens)

@@ -174,13 +174,14 @@ class Objective(nn.Module):
         parts["images"], parts["texts"] = units(pooled), units(seen)
         parts["scale"] = exact(self.model.logit_scale).exp().reshape(())
         if self._contrast == "siglip":
-            parts["bias"] = exact(self.model.logit_bias).reshape(())
+            # Not the parameter itself, whose gradient nobody would carry on.
+            parts["bias"] = exact(self.model.logit_bias).reshape(()).clone()
         if self.back is not None:
             parts["images_back"], parts["texts_back"] = units(self.back[0](pooled)), units(self.back[1](seen))
         if self.simsiam is not None:
             projections = self.simsiam[0](pooled)
-            parts["projections"] = by_pair(projections)
-            parts["predictions"] = by_pair(self.simsiam[1](projections))
+            parts["projections"] = by_pair(exact(projections))
+            parts["predictions"] = by_pair(exact(self.simsiam[1](projections)))
         if self.simclr is not None:
             parts["contrasted"] = units(self.simclr(pooled))
         if self.spelling is not None:
