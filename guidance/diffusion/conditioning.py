@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 
 import torch
@@ -42,8 +43,8 @@ class Condition:
 def blend(conditions: Sequence[Condition], weights: Sequence[float], *, normalize: bool = True) -> Condition:
     """A weighted sum; the weights are divided by their sum unless `normalize` is off.
 
-    Raises InputError unless there is one weight for each, for shapes that differ, and for weights that sum to
-    (nearly) zero while they should be divided by it.
+    Raises InputError unless there is one finite weight for each, for shapes that differ, and for weights that
+    sum to (nearly) zero while they should be divided by it.
     """
     if len(conditions) != len(weights) or not conditions:
         raise InputError(
@@ -51,8 +52,10 @@ def blend(conditions: Sequence[Condition], weights: Sequence[float], *, normaliz
         )
     _check_alike(conditions, (c.hidden.shape for c in conditions))
     total = sum(weights) if normalize else 1.0
-    if abs(total) < 1e-6:
-        raise InputError(f"the weights of a blend must not sum to zero, got {list(weights)}; change one")
+    if not (all(map(isfinite, weights)) and abs(total) >= 1e-6):
+        raise InputError(
+            f"the weights of a blend must be finite and must not sum to zero, got {list(weights)}; change one"
+        )
     shares = [weight / total for weight in weights]
     pooled = [c.pooled for c in conditions if c.pooled is not None]
     return Condition(_mix([c.hidden for c in conditions], shares), _mix(pooled, shares) if pooled else None)

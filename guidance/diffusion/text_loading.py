@@ -1,9 +1,10 @@
-"""Text encoders by name: a pipeline's own, or a CLIP's text tower in their place."""
+"""The text encoders of a pipeline by its name, without the rest of it."""
 
 from __future__ import annotations
 
 import json
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from guidance.devices import device as find_device
 from guidance.diffusion.text_encoders import TextEncoders
 from guidance.errors import InputError
 
-#: More is refused before it is made; OpenCLIP's bigG, SDXL's second, has 32 layers of 1280 numbers.
+#: More is refused before it is made; SDXL's second text encoder has 32 layers of 1280 numbers.
 _MOST = {
     "num_hidden_layers": 64,
     "hidden_size": 8192,
@@ -26,72 +27,72 @@ _MOST = {
 
 
 def load_text_encoders(name: str = "tiny", *, device: str | torch.device = "cpu") -> TextEncoders:
-    """The frozen text encoders of a pipeline or a CLIP, float32.
+    """The frozen text encoders of a pipeline in diffusers' layout, float32.
 
-    `name`: "tiny", those of the embedded pipeline; "local-dir:FOLDER", a pipeline in diffusers' layout; or a
-    CLIP by any name of `load`, such as "local-dir:FOLDER" of a trained one, whose text tower is taken. Only
-    names of models on the internet touch the network. Raises InputError for what cannot be read, is no
-    safetensors, or is no text encoder of CLIP's kind.
+    `name`: "tiny", the embedded one; "local-dir:FOLDER"; or "hf-hub:ORG/NAME", which alone touches the
+    network, and then fetches nothing but the text encoders. Raises InputError for another name, a pipeline
+    without a text encoder, files that are missing or broken, weights that are no safetensors, lack some or
+    are of other shapes, and for another kind of model.
     """
     where = find_device(str(device))
-    folder = MODELS / "tiny_diffusion" if name == "tiny" else Path(name.removeprefix("local-dir:"))
-    if (name == "tiny" or name.startswith("local-dir:")) and os.path.isdir(folder / "text_encoder"):
-        return read_text_encoders(folder, device=where)
-    from guidance.clip import load
-    from guidance.diffusion.from_clip import text_encoder
-
-    model, tokenizer = text_encoder(load(name))
-    return TextEncoders([model.to(where)], [tokenizer])
-
-
-def read_text_encoders(
-    folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-) -> TextEncoders:
-    """The text encoders in a folder of diffusers' layout: `text_encoder`, `text_encoder_2`, one or both.
-
-    Raises InputError for none, for missing or broken files, weights that are no safetensors, lack some or are
-    of other shapes, and for another kind of model.
-    """
-    from transformers import AutoTokenizer
-
-    names = [suffix for suffix in ("", "_2") if os.path.isdir(folder / f"text_encoder{suffix}")]
-    if not names:
-        raise InputError(f"there is no text encoder in {folder}: text_encoder is missing; check the path")
-    models, tokenizers = [], []
-    for suffix in names:
-        place = folder / f"text_encoder{suffix}"
-        try:
-            models.append(_read(place).to(device, dtype))
-            tokenizers.append(
-                AutoTokenizer.from_pretrained(folder / f"tokenizer{suffix}", local_files_only=True)
-            )
-        except InputError:
-            raise
-        except Exception as error:  # the tokenizers' library raises bare Exception for a broken file
-            message = " ".join(str(error).split())[:200]
-            raise InputError(
-                f"the text encoder in {place} cannot be loaded ({type(error).__name__}: {message}); "
-                "copy its folder and its tokenizer's there again"
-            ) from error
-    return TextEncoders(models, tokenizers)
+    scheme, _, rest = name.partition(":")
+    if name != "tiny" and scheme not in ("local-dir", "hf-hub"):
+        raise InputError(f"unknown pipeline {name!r}; use tiny, local-dir:FOLDER or hf-hub:ORG/NAME")
+    place = rest if rest else str(MODELS / "tiny_diffusion")
+    try:
+        # Whatever is not in the files is an error, but initialised first.
+        with torch.random.fork_rng(devices=[]), _without_bars():
+            models, tokenizers = _read(place, local=scheme != "hf-hub")
+    except InputError:
+        raise
+    except Exception as error:  # the library of tokenizers raises bare Exception
+        message = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"the text encoders of {name!r} cannot be loaded ({type(error).__name__}: {message}); "
+            "check the name and the files"
+        ) from error
+    return TextEncoders([model.to(where) for model in models], tokenizers)
 
 
-def _read(place: Path) -> Any:
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """No progress bar for what takes a second."""
+    from transformers.utils import logging
 
-    config = json.loads((place / "config.json").read_text(encoding="utf-8"))
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _read(place: str, *, local: bool) -> tuple[list[Any], list[Any]]:
+    from huggingface_hub import hf_hub_download
+    from transformers import AutoTokenizer, CLIPTextModel, CLIPTextModelWithProjection
+
+    index_file = str(Path(place, "model_index.json")) if local else hf_hub_download(place, "model_index.json")
+    index = json.loads(Path(index_file).read_text(encoding="utf-8"))
     kinds = {kind.__name__: kind for kind in (CLIPTextModel, CLIPTextModelWithProjection)}
-    kind = kinds.get((config.get("architectures") or ["unknown"])[0])
-    if kind is None:
-        raise InputError(f"{place} is a {config.get('architectures')}; give a CLIPTextModel")
-    for name, most in _MOST.items():
-        if not 0 < config.get(name, 1) <= most:
-            raise InputError(f"{place} has {name} {config[name]}, beyond 1 to {most}; check its config.json")
-    # Whatever is not in the checkpoint is an error here, but initialised first.
-    with torch.random.fork_rng(devices=[]):
+    parts = [part for part in ("text_encoder", "text_encoder_2") if (index.get(part) or [None, None])[1]]
+    if not parts:
+        raise InputError(f"the pipeline {place} has no text encoder; take a whole Stable Diffusion")
+    models, tokenizers = [], []
+    for part in parts:
+        kind = kinds.get(index[part][1])
+        if kind is None:
+            raise InputError(f"the {part} of {place} is a {index[part][1]}, and must be a CLIPTextModel")
+        config, _ = kind.config_class.get_config_dict(place, subfolder=part, local_files_only=local)
+        for name, most in _MOST.items():
+            if not 0 < config.get(name, 1) <= most:
+                raise InputError(f"the {part} of {place} has {name} {config[name]}; check its config.json")
         model, report = kind.from_pretrained(
-            place, use_safetensors=True, local_files_only=True, output_loading_info=True
+            place, subfolder=part, use_safetensors=True, local_files_only=local, output_loading_info=True
         )
-    if missing := [name for name in report["missing_keys"] if not name.endswith("position_ids")]:
-        raise InputError(f"{place} lacks the weights {missing[0]}, …; copy it there again")
-    return model
+        if missing := [key for key in report["missing_keys"] if not key.endswith("position_ids")]:
+            raise InputError(f"the {part} of {place} lacks the weights {missing[0]}, …; copy it there again")
+        models.append(model.float())
+        folder = part.replace("text_encoder", "tokenizer")
+        tokenizers.append(AutoTokenizer.from_pretrained(place, subfolder=folder, local_files_only=local))
+    return models, tokenizers

@@ -201,8 +201,8 @@ def test_prompt_editing(prompt, expected):
 
 def test_prompt_editing_over_a_hundred_steps():
     prompt = (
-        "fantasy landscape with a [mountain:lake:0.25] and [an oak:a christmas tree:0.75][ in foreground::0.6]"
-        "[: in background:0.25] [shoddy:masterful:0.5]"
+        "fantasy landscape with a [mountain:lake:0.25] and [an oak:a christmas tree:0.75]"
+        "[ in foreground::0.6][: in background:0.25] [shoddy:masterful:0.5]"
     )
     assert over_steps(prompt, 100) == [
         [25, "fantasy landscape with a mountain and an oak in foreground shoddy"],
