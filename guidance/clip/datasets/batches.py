@@ -81,8 +81,9 @@ class Batches:
     """Batches of `batch` samples, over all processes, of the training rows of weighted sources.
 
     `views` and `texts`: how many of each sample; the further views are strong ones, the texts different
-    captions where the picture has as many. `cache`: bytes of memory for decoded pictures; those that fit are
-    decoded once, and look the same as those that do not.
+    captions where the picture has as many. `cache`: bytes of memory, in each process, for decoded pictures;
+    those that fit are decoded once, and look the same as those that do not. Beside it there are two to three
+    batches in memory, a byte a colour.
 
     A broken picture's place is taken by another row, drawn for that place. It is named, once, in the JSON
     lines of `log`; give each process its own. When more than `most_broken` of the pictures are broken,
@@ -115,13 +116,8 @@ class Batches:
             raise InputError(f"there must be at least 1 view and 1 text, got {views} and {texts}")
         if not 0 <= most_broken < 1:
             raise InputError(f"the share of broken pictures must be in [0, 1), got {most_broken}")
-        self.augmentation, self.batch, self.seed, self.views, self.texts = (
-            augmentation,
-            batch,
-            seed,
-            views,
-            texts,
-        )
+        self.augmentation, self.batch, self.seed = augmentation, batch, seed
+        self.views, self.texts = views, texts
         self._rows = [source.train for _, source in sources]
         self._mixture = Mixture([(weight, source.train) for weight, source in sources], seed)
         #: Steps until every row has come once, if all weights are 1.
