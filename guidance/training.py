@@ -133,9 +133,9 @@ def record(
                 if rank() == 0 and not in_terminal:
                     print(lines[-1], f"{left:.0f} min left", flush=True)
             if evaluate is not None and (clock.index % evaluate[0] == 0 or finished):
-                found = tell(evaluate[1]())
+                line = tell(evaluate[1]())
                 if rank() == 0:
-                    print(found, flush=True)
+                    print(line, flush=True)
             stop, due = anywhere([bool(received), now - saved > SAVE_SECONDS], device)
             if stop or due or finished:
                 _check_finite(module, clock)
@@ -144,6 +144,7 @@ def record(
                     seconds = time.monotonic() - began + before
                     checkpoint.save(state, module, optimizer, clock, seconds, json.dumps(recent))
                 saved = time.monotonic()
+            told += time.monotonic() - now  # the speed is that of training alone
             if stop and not finished:
                 raise _stopped(received, clock)
 
@@ -164,10 +165,10 @@ def _go_on(
     Returns the seconds that the training has taken, and the steps that no line of the metrics tells yet.
     """
     state, metrics = output / checkpoint.STATE, output / "metrics.jsonl"
-    if not state.exists():
-        return 0.0, []
-    seconds = checkpoint.load(state, module, optimizer, clock)
-    recent = json.loads(checkpoint.read_note(state) or "[]")
+    seconds, recent = 0.0, []
+    if state.exists():
+        seconds = checkpoint.load(state, module, optimizer, clock)
+        recent = json.loads(checkpoint.read_note(state) or "[]")
     if rank() == 0:
         kept = [line for line in metrics.read_text().splitlines() if _is_until(line, clock.index)]
         write_text(metrics, "".join(line + "\n" for line in kept))
@@ -204,7 +205,8 @@ def _metrics(output: Path, clock: Clock, tensorboard: bool) -> Iterator[Callable
             if writer is not None:
                 for name, value in facts.items():
                     writer.add_scalar(name, value, clock.index)
-            return " ".join(f"{name} {value}" for name, value in short.items())
+            # Not those of parts, such as languages, of which there may be dozens.
+            return " ".join(f"{name} {value}" for name, value in short.items() if "/" not in name)
 
         yield tell
 

@@ -3,6 +3,7 @@
 In one process all of this does nothing.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -30,19 +31,23 @@ class Parallel:
     no_sync: Callable[[], AbstractContextManager[None]]
 
 
-def synchronise_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:
-    """The module with batch norm that sees the batches of all ranks; PyTorch has that on GPUs only."""
-    if world() == 1 or device.type != "cuda":
-        return module
-    return nn.SyncBatchNorm.convert_sync_batchnorm(module)
+def synchronise_batch_norm_(module: nn.Module, device: torch.device) -> None:
+    """Let batch norm inside a module see the batches of all ranks; PyTorch has that on GPUs only."""
+    if world() > 1 and device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(module)
 
 
-def parallel(module: nn.Module, sharding: Sharding) -> Parallel:
-    """Make the processes train a module together, which is on its device and the same on every rank."""
+def parallel(module: nn.Module, sharding: Sharding, several: bool) -> Parallel:
+    """Make the processes train a module together, which is on its device and the same on every rank.
+
+    `several`: steps have more than one micro-batch.
+    """
     if world() == 1:
         return Parallel(module, nullcontext)
     if sharding == "fsdp":
         shard(module)
+        # Nobody changes in place what a forward pass returns here.
+        warnings.filterwarnings("ignore", message=".* returned a view tensor")
 
         @contextmanager
         def no_sync() -> Iterator[None]:
@@ -51,8 +56,9 @@ def parallel(module: nn.Module, sharding: Sharding) -> Parallel:
             module.set_requires_gradient_sync(True)  # type: ignore[operator]
 
         return Parallel(module, no_sync)
-    # Static: what the first step leaves unused, no step uses.
-    wrapped = DistributedDataParallel(module, static_graph=True)
+    # Some parameters may be without use: a bias without SigLIP, a pooler of transformers'. A static graph
+    # fails when the first step has several micro-batches (an internal assertion, PyTorch 2.15).
+    wrapped = DistributedDataParallel(module, static_graph=not several, find_unused_parameters=several)
     return Parallel(wrapped, wrapped.no_sync)
 
 
