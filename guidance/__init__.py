@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from guidance.canvas.base import Canvas, VectorCanvas
+    from guidance.canvas.conditioning import Conditioning
     from guidance.canvas.drawing import Drawing
     from guidance.canvas.fourier import Fourier
     from guidance.canvas.latents import Latents
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
 #: Where each public name lives. No module is called like a public name: importing the module would hide it.
 _HOMES = {
     "guidance.canvas.base": ["Canvas", "VectorCanvas"],
+    "guidance.canvas.conditioning": ["Conditioning"],
     "guidance.canvas.drawing": ["Drawing"],
     "guidance.canvas.fourier": ["Fourier"],
     "guidance.canvas.latents": ["Latents"],

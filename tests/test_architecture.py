@@ -25,7 +25,7 @@ ALLOWED = {
     "warp": set(),
     "crops": {"warp"},
     "clip": {"media", "prompts", "crops", "devices", "distributed"},
-    "canvas": {"media", "prompts", "crops"},
+    "canvas": {"diffusion.conditioning", "media", "prompts", "crops"},
     "losses": {"clip", "crops", "diffusion", "media", "prompts", "canvas", "warp"},
     "generator": {"canvas.base", "clip", "losses", "media", "optimization", "prompts"},
     "optimization": {"canvas.base"},

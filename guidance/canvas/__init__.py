@@ -1,6 +1,7 @@
 """Canvases: parameters that render to an image."""
 
 from guidance.canvas.base import Canvas, ParamGroup, VectorCanvas
+from guidance.canvas.conditioning import Conditioning
 from guidance.canvas.drawing import Drawing
 from guidance.canvas.fourier import Fourier
 from guidance.canvas.latents import Latents
@@ -13,6 +14,7 @@ from guidance.canvas.svg import SvgWarning, read_svg, to_svg
 
 __all__ = [
     "Canvas",
+    "Conditioning",
     "Drawing",
     "Fourier",
     "Gradients",

@@ -7,6 +7,7 @@ import torch
 
 from guidance.canvas import (
     Canvas,
+    Conditioning,
     Drawing,
     Fourier,
     Gradients,
@@ -19,6 +20,7 @@ from guidance.canvas import (
     VectorCanvas,
 )
 from guidance.clock import Clock, at
+from guidance.diffusion.conditioning import Condition
 from guidance.errors import InputError
 
 
@@ -56,6 +58,17 @@ def noise(b: int, seed: int) -> torch.Tensor:
     return Clock(seed=seed).normal("latents", b, (4, 8, 8))
 
 
+def told(b: int, seed: int) -> Condition:
+    clock = Clock(seed=seed)
+    return Condition(clock.normal("hidden", b, (4, 64)), clock.normal("pooled", b, (16,)))
+
+
+def show(condition: Condition) -> torch.Tensor:
+    """A small generator that looks at every number of what it is told."""
+    weights = Clock().normal("pooled", 16, (256,)) / 4
+    return decode((condition.hidden.flatten(1) + condition.pooled @ weights).unflatten(1, (4, 8, 8)))
+
+
 RED = (0.8, 0.5, 0.4)
 
 #: (a canvas for a population of b with a seed, the mean absolute error it can fit a picture to)
@@ -65,6 +78,7 @@ CANVASES: dict[str, tuple[Callable[[int, int], Canvas], float]] = {
     "drawing": (lambda b, seed: Drawing(mixed(b, seed), 32), 0.06),
     "shapes": (lambda b, seed: Shapes(48, 32, Clock(seed=seed), b=b), 0.04),
     "latents": (lambda b, seed: Latents(decode, noise(b, seed), bounds=(-3.0, 3.0)), 0.06),
+    "conditioning": (lambda b, seed: Conditioning(show, told(b, seed), lr=0.1, radius=3), 0.06),
     "pixels": (lambda b, seed: Pixels((32, 32), Clock(seed=seed), b=b), 0.025),
     "fourier": (lambda b, seed: Fourier(32, Clock(seed=seed), b=b), 0.05),
     "palette": (lambda b, seed: Palette(16, Clock(seed=seed), b=b, block=2), 0.02),
