@@ -9,10 +9,9 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import open_clip
 import timm
@@ -20,33 +19,19 @@ import torch
 from open_clip import CustomTextCLIP
 from open_clip.model import (
     CLIP,
-    CLIPTextCfg,
-    CLIPVisionCfg,
-    convert_to_custom_text_state_dict,
-    resize_pos_embed,
-    resize_text_pos_embed,
     set_model_preprocess_cfg,
 )
-from open_clip.timm_model import TimmModel
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from open_clip.transformer import VisionTransformer
 
 from guidance.clip.bpe import train_tokenizer, write_tokenizer
 from guidance.clip.contrastive import SIGLIP_BIAS, SIGLIP_LOG_SCALE
-from guidance.clip.loading import BROKEN, check_preprocessing, line, read
+from guidance.clip.inherit import Start, Towers, adopt_tokenizer, inherit_, read_start
+from guidance.clip.loading import BROKEN, check_preprocessing, line
 from guidance.clip.tokenize import FileTokenizer, Tokenizer
 from guidance.clip.towers import TEXT_FOLDER, build, refuse_code
 from guidance.errors import InputError, suggest
-
-Towers = Literal["both", "image", "text"]
-
-# What may differ between an architecture and the weights it starts from.
-_FREE = {
-    *("image_size", "patch_dropout", "timm_drop", "timm_drop_path", "timm_model_pretrained", "output_tokens"),
-    *("hf_tokenizer_name", "tokenizer_kwargs", "tokenizer_mode", "context_length"),
-    *("hf_model_name", "hf_model_pretrained"),
-}
 
 
 def new_model(
@@ -79,13 +64,13 @@ def new_model(
         raise InputError(f"take must be both, image or text, got {take!r}")
     if start is None and (take != "both" or architecture is None):
         raise InputError("there are no weights to take without a start, and no architecture; give one")
-    started, content = None, {}
-    if start is not None:
-        started = _start(start)
+    started = None if start is None else read_start(start)
+    content: dict[str, Any] = {}
     if architecture is not None:
         content = _read(architecture)
     elif started is not None:
-        content = deepcopy({"model_cfg": started[1], "preprocess_cfg": started[0].visual.preprocess_cfg})
+        seen = started.model.visual.preprocess_cfg
+        content = deepcopy({"model_cfg": started.model_cfg, "preprocess_cfg": seen})
     model_cfg = content["model_cfg"]
     vision, text = model_cfg["vision_cfg"], model_cfg["text_cfg"]
     trunk = str(vision.get("timm_model_name") or "")
@@ -113,10 +98,11 @@ def new_model(
     what = str(architecture or start)
     with TemporaryDirectory() as temporary, _told(what):
         folder = Path(temporary)
+        tokenizer: Tokenizer
         if captions is not None:
             tokenizer = _train(captions, vocabulary, text, folder)
-        elif keeps_text:
-            tokenizer = _adopt(started, text, folder)
+        elif started is not None and keeps_text:
+            tokenizer = adopt_tokenizer(started, text, folder)
         else:
             tokenizer = _own(text, what, folder)
         if text.get("tower") == "guidance":
@@ -131,7 +117,7 @@ def new_model(
             text_weights=weights is not None,
         )
         if started is not None:
-            _begin(model, model_cfg, started, take, siglip, str(start))
+            inherit_(model, model_cfg, started, take, siglip, str(start))
         _try(model, tokenizer)
     if not isinstance(model.visual, VisionTransformer):
         model.visual.to(memory_format=torch.channels_last)  # twice as quick for convolutions on a CPU
@@ -172,15 +158,6 @@ def _read(architecture: str | Path) -> dict[str, Any]:
     return content
 
 
-def _start(name: str) -> tuple[CLIP | CustomTextCLIP, dict[str, Any], Tokenizer]:
-    folder = Path(name.removeprefix("local-dir:"))
-    if not os.path.isdir(folder):
-        return read(name)
-    if os.path.isfile(folder / "config.json") and not os.path.isfile(folder / "open_clip_config.json"):
-        raise InputError(f"{folder} is in transformers' format; start from a folder in open_clip's")
-    return read(f"local-dir:{folder}")
-
-
 def _train(captions: Iterable[str], size: int, text: dict[str, Any], folder: Path) -> FileTokenizer:
     trained = train_tokenizer(captions, size)
     for name in ("tokenizer_kwargs", "tokenizer_mode"):
@@ -216,32 +193,11 @@ def _own(text: dict[str, Any], what: str, folder: Path) -> Tokenizer:
     return FileTokenizer(folder, text)
 
 
-def _adopt(
-    started: tuple[CLIP | CustomTextCLIP, dict[str, Any], Tokenizer], text: dict[str, Any], folder: Path
-) -> Tokenizer:
-    """The tokenizer of the model that training starts from, with the new model's context."""
-    _, config, tokenizer = started
-    for key in ("hf_tokenizer_name", "tokenizer_kwargs", "tokenizer_mode"):
-        text.pop(key, None)
-        if key in config["text_cfg"]:
-            text[key] = config["text_cfg"][key]
-    if not text.get("hf_model_name"):
-        text["vocab_size"] = started[0].vocab_size
-    match tokenizer:
-        case FileTokenizer():
-            tokenizer.save(folder)
-        case HFTokenizer():
-            tokenizer.save_pretrained(folder)
-        case _:
-            return SimpleTokenizer(context_length=text.get("context_length", 77))
-    return FileTokenizer(folder, text)
-
-
 def _describe(
     text: dict[str, Any],
     what: str,
     folder: Path,
-    started: tuple[CLIP | CustomTextCLIP, dict[str, Any], Tokenizer] | None,
+    started: Start | None,
     trained: bool,
 ) -> str | None:
     """Write what describes a text tower of transformers'; returns where its weights are, if there are any.
@@ -252,8 +208,8 @@ def _describe(
 
     name = str(text["hf_model_name"])
     source = Path(name)
-    if name == TEXT_FOLDER and started is not None:
-        config, weights = started[0].text.config, None
+    if started is not None and name == started.model_cfg["text_cfg"].get("hf_model_name"):
+        config, weights = started.model.text.config, None
     elif name.startswith("hf-hub:"):
         weights = name.removeprefix("hf-hub:")
         config = AutoConfig.from_pretrained(weights, trust_remote_code=False)
@@ -281,73 +237,13 @@ def _describe(
     return None if trained or started is not None else weights
 
 
-def _begin(
-    model: CLIP | CustomTextCLIP,
-    model_cfg: dict[str, Any],
-    started: tuple[CLIP | CustomTextCLIP, dict[str, Any], Tokenizer],
-    take: Towers,
-    siglip: bool,
-    name: str,
-) -> None:
-    """Give a model the weights of another."""
-    source, config, _ = started
-    if model_cfg.get("quick_gelu", False) != config.get("quick_gelu", False):
-        kinds = {True: "QuickGELU", False: "GELU"}
-        theirs, ours = kinds[config.get("quick_gelu", False)], kinds[model_cfg.get("quick_gelu", False)]
-        raise InputError(
-            f"the weights of {name} were trained with {theirs}, the architecture has {ours}; "
-            "take the architecture whose name ends in -quickgelu, or not, or none"
-        )
-    towers = [("vision_cfg", CLIPVisionCfg)] * (take != "text") + [("text_cfg", CLIPTextCfg)] * (
-        take != "image"
-    )
-    for part, kind in towers:
-        ours, theirs = ({**_defaults(kind, c[part]), **c[part]} for c in (model_cfg, config))
-        wrong = [key for key in ours | theirs if key not in _FREE and ours.get(key) != theirs.get(key)]
-        if wrong:
-            raise InputError(
-                f"the weights of {name} do not fit: {part} has {wrong[0]} {theirs.get(wrong[0])} there and "
-                f"{ours.get(wrong[0])} here; leave the architecture out to take theirs"
-            )
-    if isinstance(source.visual, TimmModel):
-        source.visual.set_input_size(model.visual.image_size)
-    state = source.state_dict()
-    if isinstance(source, CLIP) and not isinstance(model, CLIP):
-        state = convert_to_custom_text_state_dict(state)
-    scale = ("logit_scale", "logit_bias")
-    fresh = take != "both" or (siglip and source.logit_bias is None)
-    state = {
-        key: value
-        for key, value in state.items()
-        if (key not in scale or not fresh)
-        and (take == "both" or key in scale or key.startswith("visual.") == (take == "image"))
-        and (key != "logit_bias" or model.logit_bias is not None)
-    }
-    resize_pos_embed(state, model)
-    resize_text_pos_embed(state, model)
-    expected = {
-        key
-        for key in model.state_dict()
-        if key not in scale and (take == "both" or key.startswith("visual.") == (take == "image"))
-    }
-    if lacking := expected - set(state):
-        raise InputError(
-            f"the weights of {name} have no {min(lacking)}; leave the architecture out to take theirs"
-        )
-    model.load_state_dict(state, strict=False)
-
-
-def _defaults(kind: type, part: dict[str, Any]) -> dict[str, Any]:
-    return {} if part.get("tower") else asdict(kind())
-
-
 @torch.no_grad()
 def _try(model: CLIP | CustomTextCLIP, tokenizer: Tokenizer) -> None:
     """Raise what a first step would: for too few tokens or positions, or an image size that does not fit."""
     tokens = tokenizer(["a " * 2 * tokenizer.context_length])
-    size = tokenizer.vocab_size
-    if size > model.vocab_size:
-        raise InputError(f"vocab_size must be at least the tokenizer's {size}, got {model.vocab_size}")
+    highest = int(tokens.max())
+    if highest >= model.vocab_size:
+        raise InputError(f"vocab_size must be more than the token {highest}, got {model.vocab_size}")
     model.eval()
     size = model.visual.image_size
     model.encode_text(tokens)

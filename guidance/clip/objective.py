@@ -113,9 +113,10 @@ class Objective(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             if separate:
-                self.back = nn.ModuleList(nn.Linear(d, d, bias=False) for _ in range(2))
-                for projection in self.back:
+                projections = [nn.Linear(d, d, bias=False) for _ in range(2)]
+                for projection in projections:
                     nn.init.eye_(projection.weight)
+                self.back = nn.ModuleList(projections)
             if simsiam:  # of SimSiam's own sizes at d = 512
                 self.simsiam = nn.ModuleList([projector(d, 4 * d, 4 * d), predictor(4 * d, d)])
             if simclr:
@@ -184,12 +185,16 @@ class Objective(nn.Module):
             parts["predictions"] = by_pair(exact(self.simsiam[1](projections)))
         if self.simclr is not None:
             parts["contrasted"] = units(self.simclr(pooled))
-        if self.spelling is not None:
-            parts["spelling"], parts["hidden"] = self._spell(tokens[0], draws)
+        if self.spelling is not None and self.mask is not None:
+            parts["spelling"], parts["hidden"] = self._spell(tokens[0], draws, self.spelling, self.mask)
         return tuple(parts[name] for name in sorted(parts))
 
     def _spell(
-        self, tokens: Int[Tensor, "n t"], draws: Float[Tensor, "n t 2"] | None
+        self,
+        tokens: Int[Tensor, "n t"],
+        draws: Float[Tensor, "n t 2"] | None,
+        head: nn.Module,
+        mask: Float[Tensor, " width"],
     ) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
         """For each text the cross-entropy of its hidden tokens, summed, and how many they are."""
         if draws is None:
@@ -200,10 +205,10 @@ class Objective(nn.Module):
             tokens, draws, mask_id=HIDDEN, special=self._special, vocabulary=vocabulary
         )
         places = changed == HIDDEN
-        with _in_place_of(reader.embedding, places, self.mask):
+        with _in_place_of(reader.embedding, places, mask):
             _, hidden = reader.encode(torch.where(places, tokens, changed), reader.present(tokens))
         chosen = chosen[:, : hidden.shape[1]]
-        logits = exact(self.spelling(hidden[chosen]))
+        logits = exact(head(hidden[chosen]))
         losses = functional.cross_entropy(logits, tokens[:, : hidden.shape[1]][chosen], reduction="none")
         rows = chosen.nonzero()[:, 0]
         return losses.new_zeros(len(tokens)).index_add(0, rows, losses), chosen.sum(1)
@@ -223,10 +228,13 @@ class Objective(nn.Module):
             count = gather(parts["hidden"].sum()[None]).sum().clamp(min=1) / world()
             found["masked_language"] = parts["spelling"].sum() / count
         if self._weights["simsiam"]:
-            predictions, projections = parts["predictions"].unbind(1), parts["projections"].unbind(1)
-            found["simsiam"] = simsiam(predictions, projections)
+            predictions, projections = parts["predictions"], parts["projections"]
+            found["simsiam"] = simsiam(
+                (predictions[:, 0], predictions[:, 1]), (projections[:, 0], projections[:, 1])
+            )
         if self._weights["simclr"]:
-            found["simclr"] = simclr(*parts["contrasted"].unbind(1))
+            first, second = parts["contrasted"].unbind(1)
+            found["simclr"] = simclr(first, second)
         if self._weights["similarity"]:
             found["similarity"] = similarity_regularization(parts["images"][:, 0], parts["texts"][:, 0])
         auxiliary = [(weight, found[name]) for name, weight in self._weights.items() if weight]

@@ -427,7 +427,7 @@ def test_mistakes_are_told(write: Callable[..., Path], tmp_path: Path) -> None:
     assert "width must be an even number" in told(
         write("ours", text_cfg=OURS | {"width": 33}), captions=CAPTIONS
     )
-    assert "vocab_size must be at least" in told(write(text_cfg=TEXT | {"vocab_size": 100}))
+    assert "vocab_size must be more than" in told(write(text_cfg=TEXT | {"vocab_size": 100}))
     assert "cannot be made" in told(
         write("bert", text_cfg={"hf_model_name": "bert", "context_length": 60}), captions=["a " * 200]
     )
@@ -440,7 +440,7 @@ def test_mistakes_are_told(write: Callable[..., Path], tmp_path: Path) -> None:
 def test_starts_that_do_not_fit_are_told(write: Callable[..., Path], tmp_path: Path) -> None:
     _, _, folder = started(write, tmp_path)
     assert "trained with GELU, the architecture has QuickGELU" in told(write(quick_gelu=True), start=folder)
-    assert "vision_cfg has head_width 16 there and 8 here" in told(
+    assert "vision_cfg has head_width 16 and the architecture 8" in told(
         write(vision_cfg=VIT | {"head_width": 8}), start=folder, take="image", captions=CAPTIONS
     )
     assert "text_cfg has" in told(write("ours"), start=folder)
