@@ -10,7 +10,6 @@ from transformers import CLIPTextModel, PreTrainedTokenizerBase
 
 from guidance import cli
 from guidance.clip import load
-from guidance.clip.names import MODELS
 from guidance.diffusion.conditioning import load_condition
 from guidance.diffusion.from_clip import text_encoder
 from guidance.diffusion.text_encoders import TextEncoders
@@ -114,7 +113,6 @@ def test_the_text_encoder_of_a_pipeline(say, encoders, pipeline):
     assert torch.equal(theirs.hidden, encoders.encode("a red heart").hidden)
 
 
-@pytest.mark.skipif(not (MODELS / "tiny_diffusion").is_dir(), reason="there is no embedded pipeline")
 def test_the_embedded_pipeline(say):
     assert say("a red heart")[0] == 0
 

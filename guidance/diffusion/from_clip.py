@@ -85,7 +85,7 @@ def _weights(model: Any, layers: int) -> Iterator[tuple[str, Tensor]]:
 
 
 def _tokenizer(clip: Clip) -> PreTrainedTokenizerBase:
-    from tokenizers import Regex, Tokenizer, normalizers
+    from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     if not isinstance(clip._tokenizer, FileTokenizer):
@@ -100,6 +100,9 @@ def _tokenizer(clip: Clip) -> PreTrainedTokenizerBase:
     own = [] if tokens.normalizer is None else [tokens.normalizer]
     cleaning = [normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
     tokens.normalizer = normalizers.Sequence([*cleaning, *own])
+    if tokens.pre_tokenizer is not None:
+        # Not in a sequence, version 4 of transformers would change how it treats the first space.
+        tokens.pre_tokenizer = pre_tokenizers.Sequence([tokens.pre_tokenizer])
     start, end = tokens.encode("").ids
     numbers = {"bos_token": start, "eos_token": end, "pad_token": clip._tokenizer._pad}
     return PreTrainedTokenizerFast(
