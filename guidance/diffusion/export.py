@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusers import DDIMScheduler, UNet2DConditionModel
-from transformers import CLIPTextModel, PreTrainedTokenizerBase
+from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
 from guidance.media import write_text
 
@@ -29,19 +29,18 @@ def save_pipeline(
     unet: UNet2DConditionModel,
     vae: Any,
     encoder: CLIPTextModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerFast,
     scheduler: DDIMScheduler,
 ) -> None:
-    """Write the parts, in half precision and safetensors, as diffusers' `StableDiffusionPipeline` loads them.
-
-    The tokenizer must be one that tokenizer.json says all of.
-    """
+    """Write the parts, in half precision and safetensors, as `StableDiffusionPipeline` loads them."""
     for name, part in (("unet", unet), ("vae", vae), ("text_encoder", encoder)):
         deepcopy(part).half().save_pretrained(folder / name)
         # Where it was trained is nobody's business.
         _rewrite(folder / name / "config.json", {"_name_or_path": None})
     scheduler.save_pretrained(folder / "scheduler")
     tokenizer.save_pretrained(folder / "tokenizer")
+    # Without indentation it is half as large.
+    tokenizer.backend_tokenizer.save(str(folder / "tokenizer" / "tokenizer.json"), pretty=False)
     # Version 5 of transformers writes a name that 4 does not know.
     _rewrite(folder / "tokenizer" / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"})
     write_text(folder / "model_index.json", json.dumps(_INDEX, indent=2) + "\n")

@@ -18,6 +18,13 @@ from guidance.errors import InputError
 Prediction = Literal["epsilon", "v_prediction", "sample", "flow_prediction"]
 
 
+def prediction_of(scheduler: Any) -> Any:
+    """What a scheduler of diffusers takes from a network."""
+    # Those of flow matching do not say it, but may have kept what another scheduler's configuration said.
+    flows = getattr(scheduler, "scale_model_input", None) is None
+    return "flow_prediction" if flows else scheduler.config.get("prediction_type", "epsilon")
+
+
 def clean(
     kind: Prediction,
     said: Float[Tensor, "b c h w"],
@@ -71,17 +78,14 @@ class Trained:
 
         Raises InputError for another kind of prediction, and for noise that does not grow.
         """
-        config = scheduler.config
-        flows = type(scheduler).__name__.startswith("FlowMatch")
-        kind = config.get("prediction_type", "flow_prediction" if flows else "epsilon")
-        name = type(scheduler).__name__
+        name, kind = type(scheduler).__name__, prediction_of(scheduler)
         if kind not in get_args(Prediction):
             raise InputError(
                 f"the {name} says that the network predicts {kind!r}; it must be one of "
                 f"{', '.join(get_args(Prediction))}; check its scheduler_config.json"
             )
         if kind == "flow_prediction":
-            return Trained(kind, None, config.num_train_timesteps)
+            return Trained(kind, None, scheduler.config.num_train_timesteps)
         alphas = getattr(scheduler, "alphas_cumprod", None)
         if alphas is None:
             raise InputError(

@@ -156,7 +156,7 @@ def _check_kind(index: Any, place: str) -> None:
 
 
 def _check_size(kind: Any, place: str, local: bool) -> None:
-    """The whole network is made before its weights are looked at, so it is counted first, on the meta device."""
+    """The whole network is made before its weights are looked at, so count it first, on the meta device."""
     config = kind.load_config(place, subfolder="unet", local_files_only=local)
     with torch.device("meta"):
         numbers = sum(parameter.numel() for parameter in kind.from_config(config).parameters())
@@ -174,8 +174,8 @@ def _read_file(path: Path, dtype: torch.dtype) -> Parts:
     folder = path.parent
     if not os.path.isfile(folder / "model_index.json"):
         raise InputError(
-            f"{path} holds weights alone; copy the configurations of its pipeline beside it: model_index.json, "
-            "and the folders tokenizer, text_encoder, unet, vae and scheduler without their weights"
+            f"{path} holds weights alone; copy the configurations of its pipeline beside it: model_index.json and "
+            "the folders tokenizer, text_encoder, unet, vae and scheduler without their weights"
         )
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     _check_kind(index, str(folder))

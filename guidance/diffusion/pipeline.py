@@ -71,8 +71,8 @@ def load_pipeline(
 
     `name`: "tiny", the embedded one; "local-dir:path", a folder that diffusers wrote; "hf-hub:org/name"; the
     path of a single .safetensors file, with model_index.json and the configurations and tokenizers that it
-    names in the file's folder. Only "hf-hub:" touches the network, and only safetensors are read. `precision`:
-    of weights and arithmetic; latents and pictures are float32, and so is the autoencoder with float16, in
+    names in the file's folder. Only "hf-hub:" touches the network; only safetensors are read. `precision`: of
+    weights and arithmetic; latents and pictures are float32, and so is the autoencoder with float16, in
     which Stable Diffusion XL's gives NaN. `offload`: on a GPU, only the part that computes is there (model),
     or only the layer (sequential). `slicing` decodes one picture at a time, `tiling` a piece of a picture.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from guidance.clock import Clock
 from guidance.diffusion.denoiser import Denoiser
-from guidance.diffusion.noise import Prediction, predicted
+from guidance.diffusion.noise import Prediction, predicted, prediction_of
 from guidance.diffusion.schedulers import prepared, scales_of
 from guidance.errors import InputError
 
@@ -71,8 +71,8 @@ def sample(
         raise InputError(f"strength {strength} keeps a part of the start, and there is none; give a start")
     scheduler, begin = prepared(scheduler, steps, strength, noise.device)
     clock.steps = len(scheduler.timesteps) - begin
-    times, scales = scheduler.timesteps[begin:], scales_of(scheduler)[begin:]
-    kind: Prediction = scheduler.config.get("prediction_type", "flow_prediction")
+    times, scales = scheduler.timesteps[begin:], scales_of(scheduler, begin)
+    kind: Prediction = prediction_of(scheduler)
     draws = "generator" in inspect.signature(scheduler.step).parameters
     scale_input = getattr(scheduler, "scale_model_input", None)
 

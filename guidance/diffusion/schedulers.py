@@ -80,20 +80,20 @@ class Scale:
         return self.signal * x0 + self.spread * noise
 
 
-def scales_of(scheduler: Any) -> list[Scale]:
-    """The scale of a scheduler's samples at each of its times.
+def scales_of(scheduler: Any, begin: int) -> list[Scale]:
+    """The scale of a scheduler's samples at each of its times from `begin` on.
 
     diffusers has no name for it: it follows from how a scheduler scales what the network sees.
     """
     times, sigmas = scheduler.timesteps, getattr(scheduler, "sigmas", None)
     alphas, scaled = getattr(scheduler, "alphas_cumprod", None), getattr(scheduler, "scale_model_input", None)
     if sigmas is None and alphas is not None:
-        return [Scale(a**0.5, (1 - a) ** 0.5) for a in alphas[times.cpu()].tolist()]
+        return [Scale(a**0.5, (1 - a) ** 0.5) for a in alphas[times[begin:].cpu()].tolist()]
     if sigmas is not None and len(sigmas) == len(times) + 1:
-        sigmas = sigmas[: len(times)].tolist()
+        sigmas = sigmas[begin : len(times)].tolist()
         if scaled is None or scheduler.config.get("use_flow_sigmas"):
             return [Scale(max(1 - s, _LEAST_SIGNAL), s) for s in sigmas]
-        seen = deepcopy(scheduler).scale_model_input(torch.ones(1), times[0]).item()
+        seen = deepcopy(scheduler).scale_model_input(torch.ones(1), times[begin]).item()
         signals = [(1 + s**2) ** -0.5 for s in sigmas]
         if alphas is not None and seen == 1:
             return [Scale(signal, s * signal) for signal, s in zip(signals, sigmas, strict=True)]

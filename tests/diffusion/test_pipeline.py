@@ -1,0 +1,160 @@
+"""Pipelines by name: what diffusers writes is read; what is missing or does not fit is told in one line."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from small_pipelines import diffusers_pipeline, edit, write
+
+from guidance.clock import Clock
+from guidance.diffusion.pipeline import load_pipeline
+from guidance.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("pipelines") / "sd")
+
+
+@pytest.fixture(scope="module")
+def made_xl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("pipelines") / "xl", xl=True)
+
+
+@pytest.mark.parametrize("xl", [False, True])
+def test_a_folder_is_read(xl: bool, made: Path, made_xl: Path) -> None:
+    pipeline = load_pipeline(f"local-dir:{made_xl if xl else made}")
+    theirs = diffusers_pipeline(xl)
+    assert all(
+        torch.equal(ours, expected)
+        for ours, expected in zip(pipeline.unet.parameters(), theirs.unet.parameters(), strict=True)
+    )
+    assert not any(parameter.requires_grad for parameter in pipeline.unet.parameters())
+    assert (pipeline.size, pipeline.vae.factor, pipeline.trained.kind) == (16, 2, "epsilon")
+    latents = Clock().normal("latents", 1, (4, 8, 8))
+    with torch.no_grad():
+        expected = theirs.vae.decode(latents / 0.5).sample.clamp(-1, 1) / 2 + 0.5
+        torch.testing.assert_close(pipeline.vae.decode(latents), expected)
+        ids = theirs.tokenizer(
+            "a red heart", padding="max_length", max_length=12, return_tensors="pt"
+        ).input_ids
+        rows = theirs.text_encoder(ids, output_hidden_states=True)
+        row = rows.hidden_states[-2] if xl else rows.last_hidden_state
+    torch.testing.assert_close(pipeline.text.encode("a red heart").hidden[..., : row.shape[-1]], row)
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype", "vae"),
+    [("bfloat16", torch.bfloat16, torch.bfloat16), ("float16", torch.float16, torch.float32)],
+)
+def test_precisions(precision: str, dtype: torch.dtype, vae: torch.dtype, made: Path) -> None:
+    pipeline = load_pipeline(f"local-dir:{made}", precision=precision, slicing=True, tiling=True)
+    assert pipeline.unet.dtype == dtype
+    assert next(pipeline.vae._model.parameters()).dtype == vae
+    assert pipeline.vae._model.use_slicing
+    assert pipeline.vae._model.use_tiling
+
+
+def test_noise_is_of_each_member(made: Path) -> None:
+    pipeline = load_pipeline(f"local-dir:{made}")
+    both = pipeline.noise(Clock(seed=3), 2, (16, 24))
+    assert both.shape == (2, 4, 8, 12)
+    assert torch.equal(both[1:], pipeline.noise(Clock(seed=4), 1, (16, 24)))
+    with pytest.raises(InputError, match=r"multiples of 4 pixels .* got 16 × 18"):
+        pipeline.noise(Clock(), 1, (16, 18))
+
+
+def without(part: str) -> Callable[[Path], None]:
+    return lambda folder: shutil.rmtree(folder / part)
+
+
+def lacking(part: str, file: str, name: str) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        tensors = load_file(folder / part / file)
+        del tensors[next(key for key in tensors if key.endswith(name))]
+        save_file(tensors, folder / part / file, {"format": "pt"})
+
+    return damage
+
+
+def pickled(folder: Path) -> None:
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    torch.save(load_file(path), path.with_suffix(".bin"))
+    path.unlink()
+
+
+def told(part: str, **changes: object) -> Callable[[Path], None]:
+    return lambda folder: edit(folder / part, **changes)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (without("text_encoder"), "cannot be loaded"),
+        (without("unet"), "cannot be loaded"),
+        (without("tokenizer"), "cannot be loaded"),
+        (pickled, "cannot be loaded"),
+        (lambda folder: (folder / "model_index.json").unlink(), "model_index.json is missing"),
+        (told("model_index.json", text_encoder=[None, None]), "has no text_encoder"),
+        (told("model_index.json", _class_name="FluxPipeline"), "is a FluxPipeline; take a Stable Diffusion"),
+        (
+            told("model_index.json", text_encoder=["transformers", "T5EncoderModel"]),
+            "must be a CLIPTextModel",
+        ),
+        (told("model_index.json", scheduler=["os", "system"]), "scheduler .* is system"),
+        (told("scheduler/scheduler_config.json", prediction_type="colour"), "predicts 'colour'"),
+        (told("unet/config.json", class_embed_type="timestep"), "lacks the weights class_embedding"),
+        (
+            lacking("text_encoder", "model.safetensors", "final_layer_norm.weight"),
+            "lacks the weights",
+        ),
+        (lacking("unet", "diffusion_pytorch_model.safetensors", "conv_in.weight"), "lacks|cannot be loaded"),
+        (lambda folder: (folder / "model_index.json").write_text("{"), "cannot be loaded"),
+    ],
+)
+def test_what_is_wrong_with_a_folder_is_one_line(
+    damage: Callable[[Path], None], words: str, made: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(made, tmp_path / "copy"))
+    damage(folder)
+    with pytest.raises(InputError, match=words) as told:
+        load_pipeline(f"local-dir:{folder}")
+    assert "\n" not in str(told.value)
+
+
+def test_parts_that_were_not_trained_together(made: Path, made_xl: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(made, tmp_path / "copy"))
+    shutil.rmtree(folder / "unet")
+    shutil.copytree(made_xl / "unet", folder / "unet")
+    with pytest.raises(InputError, match="give 32 numbers a token, and its U-Net takes 48"):
+        load_pipeline(f"local-dir:{folder}")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("huge", "unknown pipeline 'huge'; use tiny"),
+        ("local-dir:/nowhere", "model_index.json is missing"),
+        ("/nowhere/model.safetensors", "there is no file"),
+        ("hf-hub:name", "hf-hub:ORG/NAME"),
+    ],
+)
+def test_names_that_mean_nothing(name: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        load_pipeline(name)
+
+
+def test_a_single_file_without_configurations(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(
+        InputError, match=r"copy the configurations of its pipeline beside it: model_index\.json"
+    ):
+        load_pipeline(str(tmp_path / "model.safetensors"))
+
+
+def test_options_that_cannot_be(made: Path) -> None:
+    with pytest.raises(InputError, match="offload moves weights between a GPU and memory"):
+        load_pipeline(f"local-dir:{made}", offload="model")
