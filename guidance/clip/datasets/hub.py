@@ -116,7 +116,7 @@ def _library() -> Any:
         import datasets
     except ImportError as error:
         raise InputError(
-            "parquet files and datasets need an extra: pip install 'clip-guidance[data]'"
+            "parquet files and datasets need an extra: pip install 'clip-guidance[train]'"
         ) from error
     return datasets
 
