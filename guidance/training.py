@@ -112,9 +112,9 @@ def record(
         received = stack.enter_context(_noted_signals())
         started, began = clock.index, time.monotonic()
         saved = told = began
-        lines = [""]
+        speeds = [""]
         in_terminal = rank() == 0 and sys.stderr.isatty()
-        for step in bar(steps, clock, lambda _: lines[-1]) if in_terminal else steps:
+        for step in bar(steps, clock, lambda _: speeds[-1]) if in_terminal else steps:
             seen = _numbers(step)
             for name, value in seen.items():
                 if not isfinite(value):
@@ -127,15 +127,12 @@ def record(
                     # After a resume the window is shorter than its means are over.
                     taken = min(len(recent), clock.index - started)
                     facts["pictures_per_second"] = pictures * taken / (now - told)
+                    speeds[-1] = f"{facts['pictures_per_second']:.0f} pictures/s"
                 recent, told = [], now
-                lines[-1] = tell(facts)
                 left = (now - began + before) / clock.index * (clock.steps - clock.index) / 60
-                if rank() == 0 and not in_terminal:
-                    print(lines[-1], f"{left:.0f} min left", flush=True)
+                tell(facts, f" {left:.0f} min left")
             if evaluate is not None and (clock.index % evaluate[0] == 0 or finished):
-                line = tell(evaluate[1]())
-                if rank() == 0:
-                    print(line, flush=True)
+                tell(evaluate[1](), "")
             stop, due = anywhere([bool(received), now - saved > SAVE_SECONDS], device)
             if stop or due or finished:
                 _check_finite(module, clock)
@@ -160,7 +157,7 @@ def _is_until(line: str, index: int) -> bool:
 def _go_on(
     output: Path, module: nn.Module, optimizer: torch.optim.Optimizer, clock: Clock
 ) -> tuple[float, list[dict[str, float]]]:
-    """Load the folder's checkpoint, if it has one, and drop the metrics of later steps.
+    """Load the folder's checkpoint, if it has one, and drop what was written later or by half.
 
     Returns the seconds that the training has taken, and the steps that no line of the metrics tells yet.
     """
@@ -170,6 +167,8 @@ def _go_on(
         seconds = checkpoint.load(state, module, optimizer, clock)
         recent = json.loads(checkpoint.read_note(state) or "[]")
     if rank() == 0:
+        for half_written in output.rglob(".*.tmp"):
+            half_written.unlink()
         kept = [line for line in metrics.read_text().splitlines() if _is_until(line, clock.index)]
         write_text(metrics, "".join(line + "\n" for line in kept))
     return seconds, recent
@@ -185,10 +184,12 @@ def _numbers(step: Any) -> dict[str, float]:
 
 
 @contextmanager
-def _metrics(output: Path, clock: Clock, tensorboard: bool) -> Iterator[Callable[[Mapping[str, float]], str]]:
-    """A function that writes numbers of the present step into the folder, and returns them as a line."""
+def _metrics(
+    output: Path, clock: Clock, tensorboard: bool
+) -> Iterator[Callable[[Mapping[str, float], str], None]]:
+    """A function that writes numbers of the present step into the folder and shows them, and more."""
     if rank():
-        yield lambda facts: ""
+        yield lambda facts, more: None
         return
     with ExitStack() as stack:
         writer = None
@@ -198,7 +199,7 @@ def _metrics(output: Path, clock: Clock, tensorboard: bool) -> Iterator[Callable
             board = SummaryWriter(str(output / "tensorboard"), purge_step=clock.index + 1)
             writer = stack.enter_context(board)
 
-        def tell(facts: Mapping[str, float]) -> str:
+        def tell(facts: Mapping[str, float], more: str) -> None:
             short = {"step": clock.index} | {name: float(f"{value:.5g}") for name, value in facts.items()}
             with (output / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps(short) + "\n")
@@ -206,7 +207,8 @@ def _metrics(output: Path, clock: Clock, tensorboard: bool) -> Iterator[Callable
                 for name, value in facts.items():
                     writer.add_scalar(name, value, clock.index)
             # Not those of parts, such as languages, of which there may be dozens.
-            return " ".join(f"{name} {value}" for name, value in short.items() if "/" not in name)
+            shown = [f"{name} {value}" for name, value in short.items() if "/" not in name]
+            print(" ".join(shown) + more, flush=True)
 
         yield tell
 

@@ -32,8 +32,8 @@ from guidance.clip.tokenize import words
 from guidance.distributed import process_group, rank, together
 
 TINY = MODELS / "tiny" / "open_clip_config.json"
-#: What may be another when a training goes on.
-FREE = ("output", "device", "evaluate", "most_broken", "tensorboard")
+#: What may be another when a training goes on; the last three change no more than its rounding.
+FREE = ("output", "device", "evaluate", "most_broken", "tensorboard", "sharding", "checkpointing", "chunk")
 
 
 def main(
@@ -123,6 +123,8 @@ def main(
         raise g.InputError(f"ema must be at least 0 and less than 1, got {ema}")
     if not 0 < epochs < inf:
         raise g.InputError(f"epochs must be finite and more than 0, got {epochs}")
+    if unlocked and lock is None:
+        raise g.InputError(f"unlocked needs a lock, got {unlocked}; say which tower, --lock image or text")
     if architecture is None and start is None:
         architecture, vocabulary = str(TINY), vocabulary or 16384
     with process_group(g.device(device)) as where:

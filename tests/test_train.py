@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 import torch
@@ -100,7 +101,12 @@ def together(tmp_path_factory: pytest.TempPathFactory, words: Train) -> tuple[Pa
         (folder / f"only-for-{rank}.csv").write_text("filepath,name\n")
     done = start(folder, "runs", runs)
     assert done.returncode != 0
-    again = start(folder, "again", [{"words": words(folder / "killed")}])
+    copytree(folder / "killed", folder / "sharded")
+    goes_on = [
+        {"words": words(folder / "killed")},
+        {"words": words(folder / "sharded", "--sharding=fsdp")},
+    ]
+    again = start(folder, "again", goes_on)
     assert again.returncode == 0, again.stderr
     return folder, done.stderr
 
@@ -123,7 +129,7 @@ def lines(folder: Path) -> list[dict]:
     return [{n: v for n, v in line.items() if n != "pictures_per_second"} for line in found]
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+@pytest.mark.parametrize("kind", ["ddp", "fsdp", "sharded"])
 def test_two_processes_are_one_with_the_whole_batch(
     kind: str, together: tuple[Path, str], alone: Path
 ) -> None:
@@ -245,7 +251,7 @@ def test_a_missing_tensorboard_is_one_line(
     tmp_path: Path, words: Train, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "find_spec", lambda name: None)
-    assert cli.main(words(tmp_path / "out", "--tensorboard")) == 2
+    assert cli.main(words(tmp_path / "out", "--tensorboard=true")) == 2
     assert "pip install 'clip-guidance[train]'" in capsys.readouterr().err
 
 

@@ -209,7 +209,7 @@ def warn_of_chance(steps: Iterator[Pretrained], level: float, part: str = "contr
     recent: deque[float] = deque(maxlen=PATIENCE)
     for step in steps:
         recent.append(step.parts[part])
-        if len(recent) == PATIENCE and abs(sum(recent) / PATIENCE - level) < 0.01 * level:
+        if len(recent) == PATIENCE and abs(sum(recent) / PATIENCE - level) < 0.01 * level and rank() == 0:
             warnings.warn(
                 f"for {PATIENCE} steps the loss has been {level:.2f}, as for one who guesses: nothing is "
                 "learned; try another --lr, and look whether the captions belong to the pictures",
