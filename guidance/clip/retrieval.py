@@ -42,11 +42,12 @@ def recall(ranks: Int[Tensor, " n"]) -> Recall:
 def ranks(
     queries: Float[Tensor, "n d"], answers: Float[Tensor, "m d"], right: Int[Tensor, "k 2"], chunk: int = 1024
 ) -> Int[Tensor, " q"]:
-    """How many answers are more similar to each query than its nearest right one.
+    """How many wrong answers are more similar to each query than its nearest right one.
 
-    `right`: pairs (query, answer) that belong together, in any order. Queries that are in no pair are left
-    out; the others are in their order. Embeddings are unit vectors; similarities of `chunk` queries exist at
-    a time.
+    Of those that are as similar half are counted, as in a random order: embeddings that are all the same, or
+    not finite, find no more than chance does. `right`: pairs (query, answer) that belong together, in any
+    order. Queries that are in no pair are left out; the others are in their order. Embeddings are unit
+    vectors; similarities of `chunk` queries exist at a time.
     """
     order = right[:, 0].argsort()
     query, answer = right[order].to(queries.device).unbind(1)
@@ -55,11 +56,16 @@ def ranks(
     found = []
     for start in range(0, len(asked), chunk):
         similarity = queries[asked[start : start + chunk]] @ answers.T
+        similarity.nan_to_num_(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
         here = (places >= start) & (places < start + chunk)
         row, column = places[here] - start, answer[here]
         best = similarity.new_full((len(similarity),), -torch.inf)
         best = best.scatter_reduce(0, row, similarity[row, column], "amax")
-        found.append((similarity > best[:, None]).sum(1))
+        nearer = (similarity > best[:, None]).sum(1)
+        # Ties among the right ones cost nothing.
+        same = similarity == best[:, None]
+        same[row, column] = False
+        found.append(nearer + same.sum(1) // 2)
     return torch.cat(found) if found else query
 
 

@@ -30,6 +30,25 @@ def test_ranks_are_the_places_in_a_sorted_list(chunk: int) -> None:
     assert ranks(queries, answers, right, chunk).tolist() == sorted_places(queries, answers, right)
 
 
+@pytest.mark.parametrize("value", [0.5, float("nan"), float("inf")])
+def test_embeddings_that_say_nothing_find_what_chance_finds(value: float) -> None:
+    """A collapsed or diverged model must not look perfect."""
+    right = torch.arange(100)[:, None].repeat(1, 2)
+    found = retrieval(torch.full((100, 4), value), torch.full((100, 4), 0.5), right)
+    assert found["image_to_text_R@10"] == found["text_to_image_R@10"] == 0
+    assert 45 < found["image_to_text_median_rank"] < 55
+
+
+def test_ties() -> None:
+    # One twin among the answers is forgiven, four are not; right answers and pairs may repeat.
+    answers = torch.eye(6)[[0, 0, 1, 1, 1, 1, 1, 2, 2, 3]]
+    right = torch.tensor([[0, 0], [1, 2], [2, 7], [2, 8], [2, 8], [3, 9]])
+    assert ranks(torch.eye(6), answers, right).tolist() == [0, 2, 0, 0]
+    # An answer that is broken is the last of all, also where it is right.
+    answers[9] = torch.nan
+    assert ranks(torch.eye(6), answers, right).tolist() == [0, 2, 0, 9]
+
+
 def test_recall_by_hand() -> None:
     found = recall(torch.tensor([0, 3, 4, 9, 10, 2000]))
     assert (found.queries, found.first, found.five, found.ten) == (6, 1 / 6, 3 / 6, 4 / 6)
