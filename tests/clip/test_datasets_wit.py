@@ -2,6 +2,8 @@
 
 import gzip
 import io
+import math
+import socket
 import tarfile
 import threading
 import time
@@ -120,6 +122,7 @@ class Server(ThreadingHTTPServer):
         self.asked: Counter[str] = Counter()
         self.files: dict[str, bytes] = {}
         self.daemon_threads = True
+        self.patience = math.inf
 
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.server_port}/{path}"
@@ -148,7 +151,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(body) + (10 if name == "short" else 0)))
         self.end_headers()
         try:
-            while name in ("slow", "endless"):
+            while name in ("slow", "endless") and time.monotonic() < self.server.patience:
                 self.wfile.write(b"x" if name == "slow" else body)
                 time.sleep(0.05 if name == "slow" else 0)
             self.wfile.write(body)
@@ -227,6 +230,37 @@ def test_a_slow_server_is_not_waited_for(server, tmp_path):
     assert files(tmp_path) == []
 
 
+def test_time_runs_out_before_there_is_a_connection(server, tmp_path, monkeypatch):
+    def late(host: str, port: int, until: float) -> socket.socket:
+        time.sleep(max(0.0, until - time.monotonic()) + 0.2)
+        return socket.create_connection((host, port), 10)
+
+    server.patience = time.monotonic() + 5  # else this test would never end
+    monkeypatch.setattr(fetch, "_dial", late)
+    start = time.monotonic()
+    with pytest.raises(Unusable, match="too slow"):
+        Web(tmp_path, seconds=0.3, tries=1).read(server.url("slow"))
+    assert time.monotonic() - start < 4
+
+
+def test_a_name_with_any_number_of_dead_addresses_is_given_up(tmp_path, monkeypatch):
+    waited = []
+
+    class Dead(socket.socket):
+        def connect(self, place: object) -> None:
+            waited.append(self.gettimeout())
+            time.sleep(0.1)
+            raise TimeoutError
+
+    place = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("8.8.8.8", 80))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [place] * 1000)
+    monkeypatch.setattr(socket, "socket", Dead)
+    with pytest.raises(Unusable, match="too slow"):
+        Web(tmp_path, seconds=0.5, tries=1).read("http://x/y.png")
+    assert len(waited) < 10
+    assert max(waited) <= 0.5
+
+
 def test_half_a_file_of_a_killed_process_is_no_file(server, web):
     web.read(server.url("7"))
     (path,) = (path for path in web.folder.rglob("*") if path.is_file())
@@ -246,6 +280,9 @@ def test_half_a_file_of_a_killed_process_is_no_file(server, web):
         "http://[::1",
         "http://x:99999/",
         "http://\udcff/",
+        "http://a b/x.png",
+        "http://a\x7fb/x.png",
+        "http://a\0b/x.png",
     ],
 )
 def test_no_address(web, address):
@@ -259,6 +296,7 @@ def test_addresses_of_this_network_are_refused(web):
             web.read(f"http://{host}:9/x.png")
     inside = ["10.1.2.3", "192.168.0.1", "172.16.0.1", "100.64.0.1", "224.0.0.1", "fe80::1", "fc00::1", "::"]
     inside += ["::ffff:127.0.0.1", "64:ff9b::a00:1", "2002:7f00:1::1"]
+    inside += ["::7f00:1", "::ffff:0:7f00:1", "fec0::1", "64:ff9b:1::a00:1"]
     assert not any(map(is_public, inside))
     assert all(map(is_public, ["8.8.8.8", "2606:4700:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"]))
 

@@ -26,6 +26,10 @@ from guidance.media import replacing
 #: Wikimedia, for one, refuses clients that do not say what they are.
 AGENT = f"clip-guidance/{__version__} (training of CLIP models)"
 REDIRECTS = 5
+#: Seconds for a connection, and for each answer of a server's; the whole has a limit of its own.
+PATIENCE = 10.0
+#: The part of version 6 that is given out to the public (RFC 4291); what else looks global is old or local.
+_GLOBAL = ipaddress.IPv6Network("2000::/3")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 #: Answers that may be others later.
 PASSING = (408, 425, 429, 500, 502, 503, 504)
@@ -89,7 +93,7 @@ class Web:
         until = time.monotonic() + self.seconds
         for _ in range(REDIRECTS + 1):
             scheme, host, port, target = split(address)
-            connection = _Connection(scheme, host, port, min(10.0, self.seconds))
+            connection = _Connection(scheme, host, port, until)
             # A server that sends a byte now and then never times out otherwise.
             watch = threading.Timer(max(0.0, until - time.monotonic()), connection.abort)
             watch.daemon = True
@@ -136,36 +140,44 @@ class Web:
 
 
 class _Connection(http.client.HTTPConnection):
-    """A connection to a public address, encrypted or not."""
+    """A connection to a public address, encrypted or not, that is not opened after the time `until`."""
 
-    def __init__(self, scheme: str, host: str, port: int, timeout: float) -> None:
-        super().__init__(host, port, timeout=timeout)
+    def __init__(self, scheme: str, host: str, port: int, until: float) -> None:
+        super().__init__(host, port)
         self._secure = scheme == "https"
+        self._until = until
         self._opened: socket.socket | None = None
+        self._aborted = False
         self.default_port = 443 if self._secure else 80  # so that the header Host is as browsers send it
 
     def connect(self) -> None:
-        self.sock = _dial(self.host, self.port, self.timeout)
+        self.sock = _dial(self.host, self.port, self._until)
         if self._secure:
             self.sock = ssl.create_default_context().wrap_socket(self.sock, server_hostname=self.host)
         self._opened = self.sock  # http.client forgets it when an answer ends with the connection
+        if self._aborted:  # before there was anything to end
+            raise TimeoutError
 
     def abort(self) -> None:
         """End all reading and writing, from another thread."""
+        self._aborted = True
         if self._opened is not None:
             with suppress(OSError):
                 # Not an SSL socket's own, which would pull the encryption from under the reader.
                 socket.socket.shutdown(self._opened, socket.SHUT_RDWR)
 
 
-def _dial(host: str, port: int, timeout: float | None) -> socket.socket:
+def _dial(host: str, port: int, until: float) -> socket.socket:
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     if not all(is_public(str(place[0])) for *_, place in found):
         raise Unusable("not a public address")
     failed: OSError = OSError("no address")
     for family, kind, protocol, _, place in found:
+        left = until - time.monotonic()
+        if left <= 0:  # a name may have any number of addresses where nobody answers
+            raise TimeoutError
         connection = socket.socket(family, kind, protocol)
-        connection.settimeout(timeout)
+        connection.settimeout(min(PATIENCE, left))
         try:
             connection.connect(place)
             return connection
@@ -184,6 +196,8 @@ def is_public(address: str) -> bool:
             inner = ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF)
         if inner is not None:
             parsed = inner
+        elif parsed not in _GLOBAL:
+            return False
     return parsed.is_global and not parsed.is_multicast
 
 
@@ -195,6 +209,8 @@ def split(address: str) -> tuple[str, str, int, str]:
             raise Unusable("no http(s) address")
         host = parts.hostname if ":" in parts.hostname else parts.hostname.encode("idna").decode()
         port = parts.port or (443 if parts.scheme == "https" else 80)
+        if not host.isprintable() or " " in host:
+            raise Unusable("no http(s) address")
     except ValueError as error:
         raise Unusable("no http(s) address") from error
     # What is not ASCII is escaped, and what is escaped already stays.
