@@ -20,6 +20,7 @@ from guidance.clip.objective import Contrast, Objective
 from guidance.clip.parallel import Sharding
 from guidance.clip.pictures import fitting
 from guidance.clip.pretrain import (
+    SAMPLE,
     Pupil,
     adamw,
     chance,
@@ -160,12 +161,8 @@ def main(
                 chunk=chunk,
                 seed=seed,
             )
-            pupil = Pupil(objective, config["preprocess_cfg"], average=ema > 0).to(where)
-            parallel = pupil.spread(sharding, several=micro_batch is not None)
-            optimizer = adamw(pupil.objective, weight_decay)
 
             def clip() -> Clip:
-                plain.load_state_dict(pupil.weights())
                 width = config["model_cfg"]["embed_dim"]
                 return Clip(deepcopy(plain), tokenizer, name=str(output), embed_dim=width, device=where)
 
@@ -185,6 +182,9 @@ def main(
             if any(len(source.held_out) for _, source in sources):
                 unseen = held_out(sources, look.image_size, fitting(look))
         training.open_folder(output, settings | {"captions": fingerprint(texts)})
+        pupil = Pupil(objective, config["preprocess_cfg"], average=ema > 0).to(where)
+        parallel = pupil.spread(sharding, several=micro_batch is not None)
+        optimizer = adamw(pupil.objective, weight_decay)
         seen = pretrain(
             pupil,
             batches.iterate,
@@ -199,11 +199,17 @@ def main(
             precision=torch.bfloat16 if precision == "bfloat16" else torch.float32,
         )
 
+        # Of a sample of the captions they would not be all.
+        known = {word for text in texts for word in words(text)} if len(texts) < SAMPLE else None
+
         def save() -> None:
             plain.load_state_dict(pupil.weights())
             if rank() == 0:
-                known = {word for text in texts for word in words(text)}
                 model_folder.save(output, plain, config, tokenizer, known)
+
+        def evaluation() -> dict[str, float]:
+            plain.load_state_dict(pupil.weights())
+            return {} if unseen is None else measure(clip(), unseen)
 
         training.record(
             warn_of_chance(seen, chance(contrast, batch, decoupled)),
@@ -213,7 +219,7 @@ def main(
             clock,
             save,
             pictures=batch,
-            evaluate=None if unseen is None else (evaluate, lambda: measure(clip(), unseen)),
+            evaluate=None if unseen is None else (evaluate, evaluation),
             tensorboard=tensorboard,
         )
         return output if rank() == 0 else None

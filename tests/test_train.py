@@ -85,11 +85,11 @@ def codes(folder: Path, name: str, rank: int) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def together(tmp_path_factory: pytest.TempPathFactory, words: Train) -> tuple[Path, str]:
+def together(tmp_path_factory: pytest.TempPathFactory, words: Train, data: Path) -> tuple[Path, str]:
     """What two processes did one after the other, the last time until one of them was killed; and stderr."""
     folder = tmp_path_factory.mktemp("together")
-    # Each rank is given another table, both without the columns.
-    wrong = ["train", f"{folder}/only-for-RANK.csv", *words(folder / "a")[2:]]
+    # Each rank is given another folder, of which the second's is not there.
+    wrong = ["train", f"{folder}/data-RANK", *words(folder / "a")[2:]]
     runs = [
         {"words": words(folder / "ddp")},
         {"words": words(folder / "fsdp", "--sharding=fsdp")},
@@ -97,8 +97,7 @@ def together(tmp_path_factory: pytest.TempPathFactory, words: Train) -> tuple[Pa
         {"words": wrong},
         {"words": words(folder / "killed"), "save": 0, "kill": [1, 3]},
     ]
-    for rank in (0, 1):
-        (folder / f"only-for-{rank}.csv").write_text("filepath,name\n")
+    copytree(data, folder / "data-0")
     done = start(folder, "runs", runs)
     assert done.returncode != 0
     copytree(folder / "killed", folder / "sharded")
@@ -112,11 +111,30 @@ def together(tmp_path_factory: pytest.TempPathFactory, words: Train) -> tuple[Pa
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory, words: Train) -> Path:
-    """A training in one process that nothing befell."""
-    folder = tmp_path_factory.mktemp("alone")
-    assert start(folder, "runs", [{"words": words(folder / "whole")}], 1).returncode == 0
-    return folder / "whole"
+def single(tmp_path_factory: pytest.TempPathFactory, words: Train) -> tuple[Path, str]:
+    """What one process did: nothing befell `whole`; it was killed twice, and signalled; and stderr."""
+    folder = tmp_path_factory.mktemp("single")
+    saved, lost, stopped = (words(folder / name) for name in ("saved", "lost", "stopped"))
+    first = [{"words": words(folder / "whole")}, {"words": saved, "save": 0, "kill": [0, 4]}]
+    second = [{"words": saved}, {"words": lost, "kill": [0, 4]}]
+    third = [
+        {"words": lost},
+        {"words": stopped, "sent": [signal.SIGTERM, 1]},
+        {"words": stopped, "sent": [signal.SIGINT, 3]},
+        {"words": stopped},
+    ]
+    assert start(folder, "first", first, 1).returncode == -signal.SIGKILL
+    assert (folder / "saved/open_clip_model.safetensors").exists()
+    assert start(folder, "second", second, 1).returncode == -signal.SIGKILL
+    assert not (folder / "lost/open_clip_model.safetensors").exists()
+    done = start(folder, "third", third, 1)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stderr
+
+
+@pytest.fixture(scope="module")
+def alone(single: tuple[Path, str]) -> Path:
+    return single[0] / "whole"
 
 
 def weights(folder: Path) -> str:
@@ -160,38 +178,23 @@ def test_what_is_wrong_is_told_once_and_ends_every_rank(together: tuple[Path, st
     assert [codes(folder, "runs", rank)[:4] for rank in (0, 1)] == [[0, 0, 2, 2]] * 2
     said = [line for line in told.splitlines() if line.startswith("guidance: ")]
     assert "must be a multiple of the number of processes, 2, got 7" in said[0]
-    assert "only-for-0.csv" in said[1]
+    assert "data-1" in said[1]
     assert len(said) == 2
     assert not (folder / "a" / "checkpoint").exists()
 
 
-@pytest.mark.parametrize("save", [0, 1e9])
-def test_a_killed_training_goes_on_bit_for_bit(
-    save: float, tmp_path: Path, words: Train, alone: Path
-) -> None:
-    killed = {"words": words(tmp_path / "out"), "save": save, "kill": [0, 4]}
-    assert start(tmp_path, "killed", [killed], 1).returncode == -signal.SIGKILL
-    assert (tmp_path / "out/open_clip_model.safetensors").exists() == (save == 0)
-    assert start(tmp_path, "again", [{"words": words(tmp_path / "out")}], 1).returncode == 0
-    assert weights(tmp_path / "out") == weights(alone)
-    assert lines(tmp_path / "out") == lines(alone)
+@pytest.mark.parametrize("name", ["saved", "lost", "stopped"])
+def test_a_training_that_was_ended_goes_on_bit_for_bit(name: str, single: tuple[Path, str]) -> None:
+    folder, _ = single
+    assert weights(folder / name) == weights(folder / "whole")
+    assert lines(folder / name) == lines(folder / "whole")
 
 
-def test_ctrl_c_and_sigterm_save_first(
-    tmp_path: Path, words: Train, alone: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    command = words(tmp_path / "out")
-    runs = [
-        {"words": command, "sent": [signal.SIGTERM, 1]},
-        {"words": command, "sent": [signal.SIGINT, 3]},
-        {"words": command},
-    ]
-    done = start(tmp_path, "runs", runs, 1)
-    assert codes(tmp_path, "runs", 0) == [143, 130, 0], done.stderr
-    assert "stopped after step 2; the same command goes on" in done.stderr
-    assert "stopped after step 4; the same command goes on" in done.stderr
-    assert weights(tmp_path / "out") == weights(alone)
-    assert lines(tmp_path / "out") == lines(alone)
+def test_ctrl_c_and_sigterm_save_first(single: tuple[Path, str]) -> None:
+    folder, told = single
+    assert codes(folder, "third", 0) == [0, 143, 130, 0]
+    assert "stopped after step 2; the same command goes on" in told
+    assert "stopped after step 4; the same command goes on" in told
 
 
 def test_means_over_windows_survive_a_stop(

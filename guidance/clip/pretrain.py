@@ -35,6 +35,8 @@ from guidance.distributed import gather, rank, whole, world
 
 #: For so many steps the loss must be what guessing gives before that is told.
 PATIENCE = 200
+#: A tokenizer is trained on the captions of so many pictures of a source.
+SAMPLE = 200_000
 
 
 class ChanceWarning(UserWarning):
@@ -174,7 +176,7 @@ def pretrain(
         yield Pretrained(clock.index - 1, mean, named, length, factor, rate((clock.index - 1) / clock.steps))
 
 
-def sample_captions(sources: Sequence[tuple[float, Source]], most: int = 200_000) -> list[str]:
+def sample_captions(sources: Sequence[tuple[float, Source]], most: int = SAMPLE) -> list[str]:
     """Captions of the rows for training, of `most` at most of each source, to train a tokenizer on."""
     found = []
     for _, source in sources:

@@ -206,8 +206,8 @@ def test_chance_is_the_loss_of_one_who_guesses(n: int) -> None:
     decoupled = info_nce(same, same, torch.tensor(9.0), decoupled=True).item()
     # Its positive counts outside of the logarithm.
     assert chance("info_nce", n, decoupled=True) == pytest.approx(decoupled, abs=1e-5)
-    guesses = [siglip(same, same, torch.tensor(0.0), torch.tensor(-b / 100)).item() for b in range(1000)]
-    assert chance("siglip", n) == pytest.approx(min(guesses), rel=1e-4)
+    guesses = [siglip(same, same, torch.tensor(0.0), torch.tensor(-b / 10)).item() for b in range(80)]
+    assert chance("siglip", n) == pytest.approx(min(guesses), rel=2e-3)
 
 
 def steps(losses: list[float]) -> Iterator[Pretrained]:
