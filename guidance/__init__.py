@@ -44,12 +44,14 @@ if TYPE_CHECKING:
     from guidance.crops import Crops
     from guidance.devices import device
     from guidance.diffusion.conditioning import Condition
+    from guidance.diffusion.guided import guide
     from guidance.diffusion.text_encoders import TextEncoders
     from guidance.diffusion.vae import Vae, load_vae
     from guidance.errors import InputError
     from guidance.losses import (
         ClipLoss,
         DirectionalLoss,
+        DistillationLoss,
         DiversityLoss,
         EdgeLoss,
         GramLoss,
@@ -104,12 +106,14 @@ _HOMES = {
     "guidance.crops": ["Crops"],
     "guidance.devices": ["device"],
     "guidance.diffusion.conditioning": ["Condition"],
+    "guidance.diffusion.guided": ["guide"],
     "guidance.diffusion.text_encoders": ["TextEncoders"],
     "guidance.diffusion.vae": ["Vae", "load_vae"],
     "guidance.errors": ["InputError"],
     "guidance.losses": [
         "ClipLoss",
         "DirectionalLoss",
+        "DistillationLoss",
         "DiversityLoss",
         "EdgeLoss",
         "GramLoss",

@@ -2,6 +2,7 @@
 
 from guidance.losses.clip import ClipLoss, clip_score, cosine_distance, great_circle
 from guidance.losses.directional import DirectionalLoss
+from guidance.losses.distillation import DistillationLoss
 from guidance.losses.diversity import DiversityLoss
 from guidance.losses.features import clip_features, vgg16_features
 from guidance.losses.guides import clip_losses, guide_score, load_guides
@@ -21,6 +22,7 @@ from guidance.losses.vector import XingLoss
 __all__ = [
     "ClipLoss",
     "DirectionalLoss",
+    "DistillationLoss",
     "DiversityLoss",
     "EdgeLoss",
     "GramLoss",
