@@ -137,7 +137,9 @@ def spread_like(tensor: Tensor, other: Tensor) -> Tensor:
     """A tensor that every rank has whole, spread over the ranks as another is, if that is."""
     if not isinstance(other, DTensor):
         return tensor
-    return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements)
+    whole_here = tensor.to(other.device)
+    # No rank sends anything: each takes its part.
+    return distribute_tensor(whole_here, other.device_mesh, other.placements, src_data_rank=None)
 
 
 class _Gather(torch.autograd.Function):
