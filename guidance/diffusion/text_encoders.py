@@ -134,7 +134,7 @@ class TextEncoders:
             matched.append(condition)
         return matched
 
-    def learn(self, word: str, vectors: Sequence[Float[Tensor, "k d"]]) -> None:
+    def learn(self, word: str, vectors: Sequence[Float[Tensor, "_ _"]]) -> None:
         """Take a word for k tokens with these embeddings, for each encoder its own; gradients flow to them.
 
         For textual inversion (Gal et al. 2022): the vectors are taken as they are and become, so that an
@@ -151,7 +151,7 @@ class TextEncoders:
         for tower, rows in zip(self._towers, vectors, strict=True):
             tower.learn(word, rows)
 
-    def vectors(self, text: str) -> list[Float[Tensor, "k d"]]:
+    def vectors(self, text: str) -> list[Float[Tensor, "_ _"]]:
         """The embeddings of a text's tokens in each encoder, as `learn` takes them, float32."""
         return [tower.vectors(text) for tower in self._towers]
 
