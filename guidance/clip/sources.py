@@ -106,7 +106,7 @@ def look_shard(source: str, modified: int) -> Iterator[Found | Missed]:
                     sample.append(member)
             yield from _sample(tar, sample, source, modified, endings)
     # tarfile raises its own errors, and on broken headers those of what it calls.
-    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
+    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, RecursionError) as error:
         yield Missed(source, f"broken shard: {' '.join(str(error).split())}")
 
 

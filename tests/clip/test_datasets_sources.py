@@ -193,6 +193,17 @@ def test_a_shard_cut_short_gives_what_it_has(tmp_path):
     assert len(one(path, tmp_path).train) == 1
 
 
+def test_a_shard_of_names_without_end(tmp_path):
+    """A header that says that the next one's name follows, again and again: tarfile reads it recursively."""
+    info = tarfile.TarInfo("././@LongLink")
+    info.type, info.size = tarfile.GNUTYPE_LONGNAME, 5
+    header = info.tobuf(tarfile.GNU_FORMAT) + b"a.png".ljust(512, b"\0")
+    members = {"0.png": png(), "0.txt": b"a", "1.png": png()}
+    good = shard(tmp_path / "a.tar", members).read_bytes()[: 6 * 512]
+    source = one(write(tmp_path / "b.tar", good + header * 5000), tmp_path)
+    assert texts(source) == {"0.png": [("a", "")]}
+
+
 def test_weights_and_names_with_colons(tmp_path):
     table = "filepath,title\na.png,x\n"
     write(tmp_path / "t.csv", table)
@@ -207,7 +218,10 @@ def test_weights_and_names_with_colons(tmp_path):
         open_sources([f"{tmp_path}/t.csv:0"], cache=tmp_path)
     with pytest.raises(InputError, match="at least one"):
         open_sources([], cache=tmp_path)
-    for name in ("nowhere", "nowhere.csv", "wit:nowhere", "pipe:echo.tar"):
+    for name in (
+        "nowhere", "nowhere.csv", "wit:nowhere", "pipe:echo.tar", "x" * 5000, "x" * 5000 + ":2",
+        "wit:" + "x" * 5000, "a.csv:nan", "a.csv:-1", "wit:x\0",
+    ):  # fmt: skip
         with pytest.raises(InputError, match=r"nothing at|no files of WIT"):
             open_sources([name], cache=tmp_path)
 
@@ -216,6 +230,8 @@ def test_braces_are_a_shells():
     assert expand("a{8..11}.{x,y}") == [f"a{n}.{e}" for n in (8, 9, 10, 11) for e in "xy"]
     assert expand("{008..010}") == ["008", "009", "010"]
     assert expand("{2..1}") == ["2", "1"]
+    assert expand("{0..10}") == [str(n) for n in range(11)]
+    assert expand("{00..10}")[:2] == expand("{0..01}") == ["00", "01"]
     assert expand("plain") == ["plain"]
     with pytest.raises(InputError, match="stands for over"):
         expand("{0..9999999999}")
@@ -299,5 +315,5 @@ def test_datasets_in_folders(tmp_path):
 def test_without_the_extra_one_line_names_it(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     for name in (write(tmp_path / "a.parquet", b""), f"hf:{tmp_path}"):
-        with pytest.raises(InputError, match=r"clip-guidance\[data\]"):
+        with pytest.raises(InputError, match=r"clip-guidance\[train\]"):
             open_sources([str(name)], cache=tmp_path)

@@ -94,6 +94,21 @@ def test_a_table_that_changes_or_is_none(tmp_path):
         WitRows(tmp_path / "b.tsv.gz", Web(tmp_path / "cache"))
 
 
+def test_a_broken_archive_is_one_line(tmp_path):
+    """Wherever a byte is wrong: gzip raises three kinds of errors."""
+    rows = "".join(line(f"http://x/{i * i * 7919}.jpg", **reference(f"{i * i}")) for i in range(300))
+    whole, raised = gzip.compress(rows.encode()), set()
+    for place in range(10, len(whole), len(whole) // 40):
+        broken = bytearray(whole)
+        broken[place : place + 3] = b"\xff\x00\xff"
+        file = tmp_path / f"{place}.tsv.gz"
+        file.write_bytes(broken)
+        with pytest.raises(InputError, match="give a whole") as caught:
+            WitRows(file, Web(tmp_path / "cache"))
+        raised.add(type(caught.value.__cause__).__name__)
+    assert "error" in raised  # zlib's
+
+
 def test_pictures_of_a_folder(tmp_path):
     images = tmp_path / "images"
     images.mkdir()

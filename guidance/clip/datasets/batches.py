@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from math import ceil
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import torch
@@ -194,13 +195,14 @@ class Batches:
         broken.append((self._rows[source][number].picture, str(reason)))
         generator = Clock(MAX_STEPS, self.seed, index).generator(f"instead of {sample - index * self.batch}")
         others = self._mixture.neighbours(source, number)
-        for other in torch.randint(len(others), (OTHERS,), generator=generator).tolist():
-            reason = self._try(source, others[other])
+        tries = Random(generator.initial_seed()).sample(others, min(OTHERS, len(others)))
+        for other in tries:
+            reason = self._try(source, other)
             if isinstance(reason, tuple):
                 return reason
-            broken.append((self._rows[source][others[other]].picture, str(reason)))
+            broken.append((self._rows[source][other].picture, str(reason)))
         names = "; ".join(f"{picture} ({reason})" for picture, reason in broken[-3:])
-        raise InputError(f"{OTHERS} pictures in a row are broken: {names}; repair or delete them")
+        raise InputError(f"{len(tries)} pictures in a row are broken: {names}; repair or delete them")
 
     def _try(self, source: int, number: int) -> tuple[Row, Image.Image] | Unusable:
         row = self._rows[source][number]

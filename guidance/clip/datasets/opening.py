@@ -1,5 +1,6 @@
 """Sources by their names on a command line."""
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from itertools import product
@@ -55,7 +56,7 @@ def open_sources(
 def _weighted(name: str) -> tuple[str, float]:
     match = _WEIGHT.match(name)
     # A file may be called like this.
-    if match is None or Path(name).exists():
+    if match is None or os.path.exists(name):
         return name, 1.0
     return match[1], float(match[2])
 
@@ -70,11 +71,11 @@ def _open(name: str, cache: Path, images: Path | None) -> list[Source]:
         return [
             read_shards(name, [_fetched(address, Web(cache, MAX_SHARD, 86400.0)) for address in expand(name)])
         ]
-    if Path(name).is_dir():
+    if os.path.isdir(name):  # Path.is_dir raises for a name that is too long
         return [read_folder(Path(name))]
     files = [Path(file) for file in expand(name)]
     for file in files:
-        if not file.is_file():
+        if not os.path.isfile(file):
             raise InputError(f"there is nothing at {file}; check the path")
     endings = {file.suffix.lower() for file in files}
     if endings == {".tar"}:
@@ -106,7 +107,9 @@ def _alternatives(match: re.Match[str], most: int) -> Iterator[str]:
     if several is not None:
         yield from several.split(",")
         return
-    width = max(len(first), len(last)) if first.startswith("0") or last.startswith("0") else 0
+    # 00 asks for zeros before; 0 alone does not.
+    padded = any(len(end) > 1 and end.startswith("0") for end in (first, last))
+    width = max(len(first), len(last)) if padded else 0
     step = 1 if int(first) <= int(last) else -1
     for number in range(int(first), int(last) + step, step)[: most + 1]:
         yield str(number).zfill(width)

@@ -7,6 +7,7 @@ of which a few are in memory; where each begins is found by reading the file thr
 import gzip
 import os
 import threading
+import zlib
 from collections.abc import Iterator
 from functools import partial
 from hashlib import sha256
@@ -33,6 +34,8 @@ COLUMNS = (
 BLOCK = 8192
 #: Longer lines are no rows of WIT.
 MAX_LINE = 2**20
+#: What reading a broken file raises.
+BROKEN = (OSError, EOFError, zlib.error)
 
 Stream = gzip.GzipFile | BufferedReader
 
@@ -80,7 +83,7 @@ class WitRows(Rows):
         count = min(BLOCK, self._length - block * BLOCK)
         try:
             return [next(rows)[1:] for _ in range(count)]
-        except (StopIteration, OSError, EOFError) as error:
+        except (StopIteration, *BROKEN) as error:
             raise InputError(f"{self._file} has changed since it was opened; start again") from error
 
     def _content(self, address: str) -> bytes:
@@ -95,11 +98,11 @@ class WitRows(Rows):
 def read_wit(place: Path, web: Web, images: Path | None = None) -> list[Source]:
     """The sources of WIT's files: one, or all .tsv and .tsv.gz files of a folder. Raises InputError."""
     files = [place]
-    if place.is_dir():
+    if os.path.isdir(place):  # Path.is_dir raises for a name that is too long
         files = sorted([*place.glob("*.tsv"), *place.glob("*.tsv.gz")])
-    if not files or not files[0].is_file():
+    if not files or not os.path.isfile(files[0]):
         raise InputError(f"there are no files of WIT (.tsv, .tsv.gz) at {place}; check the path")
-    if images is not None and not images.is_dir():
+    if images is not None and not os.path.isdir(images):
         raise InputError(f"there is no folder of pictures at {images}; check the path")
     return [Source(str(file), WitRows(file, web, images), Listed([])) for file in files]
 
@@ -136,12 +139,16 @@ def _starts(file: Path, folder: Path) -> tuple[list[int], int]:
         known = folder / f"wit-{key[:32]}.npy"
         if not known.is_file():
             with _open(file) as stream:
-                starts = [start for start, _, _ in _rows(stream)]
+                starts, length = [], 0
+                for start, _, _ in _rows(stream):
+                    if length % BLOCK == 0:
+                        starts.append(start)
+                    length += 1
             folder.mkdir(parents=True, exist_ok=True)
             with replacing(known) as temporary, open(temporary, "wb") as output:
-                np.save(output, np.array([*starts[::BLOCK], len(starts)], np.int64))
+                np.save(output, np.array([*starts, length], np.int64))
         *found, length = np.load(known).tolist()
-    except (OSError, EOFError) as error:
+    except BROKEN as error:
         raise InputError(f"cannot read {file} ({error}); give a whole .tsv or .tsv.gz file of WIT") from error
     if not length:
         raise InputError(f"{file} has no rows with a caption; WIT's have {len(COLUMNS)} columns")
