@@ -41,21 +41,22 @@ def measure(clip: Clip, held: HeldOut) -> dict[str, float]:
     """Recall and median rank both ways of held-out pictures and their captions, by open_clip's names.
 
     `image_to_text_R@1`, … of all captions; where they are in several languages, of each on its own as well:
-    `de/image_to_text_R@1`, … with the pictures and texts that there are in it.
+    `de/image_to_text_R@1`, … with the pictures and texts that there are in it. A text is one, of however many
+    pictures and languages it is. Raises InputError where there is no caption.
     """
-    texts = sorted({caption for captions in held.captions for caption in captions}, key=str)
-    number = {caption: i for i, caption in enumerate(texts)}
-    right = torch.tensor(
-        [[i, number[caption]] for i, captions in enumerate(held.captions) for caption in captions]
-    )
+    said = [(i, caption) for i, captions in enumerate(held.captions) for caption in captions]
+    if not said:
+        raise InputError("no held-out picture has a caption; there is nothing to measure with")
+    texts = sorted({caption.text for _, caption in said})
+    number = {text: i for i, text in enumerate(texts)}
+    right = torch.tensor([[i, number[caption.text]] for i, caption in said])
     images = _embed(clip, held.images)
-    encoded = clip.encode_many([caption.text for caption in texts]).cpu()
+    encoded = clip.encode_many(texts).cpu()
     found = retrieval(images, encoded, right)
-    languages = sorted({caption.language for caption in texts})
+    languages = sorted({caption.language for _, caption in said})
     if len(languages) > 1:
-        spoken = np.array([caption.language for caption in texts])
         for language in languages:
-            own = right[torch.from_numpy(spoken[right[:, 1]] == language)]
+            own = right[torch.tensor([caption.language == language for _, caption in said])]
             if language and len(own) >= FEW:
                 told = retrieval(*_only(images, encoded, own))
                 found |= {f"{language}/{name}": value for name, value in told.items()}
@@ -106,10 +107,12 @@ class Canary:
     With captioned pictures that the model knew, what is left of their text-to-image R@1. Without, what is
     left of each name's ten nearest names, for a list of names: it needs no pictures, and sees the text tower
     only. Warns (ForgettingWarning) below 80 %, where the difference is larger than chance makes it (two
-    standard errors).
+    standard errors). Raises InputError for 20 names or fewer, most of which would always be nearest.
     """
 
     def __init__(self, before: Clip, known: HeldOut | Sequence[str]) -> None:
+        if not isinstance(known, HeldOut) and len(known) <= 2 * NEIGHBOURS:
+            raise InputError(f"a canary needs more than {2 * NEIGHBOURS} names, got {len(known)}; add some")
         self._known = known
         self._before = self._knowledge(before)
 

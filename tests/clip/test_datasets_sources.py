@@ -50,6 +50,7 @@ def texts(source: Source) -> dict[str, list[tuple[str, str]]]:
 def test_a_table_with_languages_a_split_and_several_captions(tmp_path):
     write(tmp_path / "a" / "1.png", png())
     rows = ["title\tfilepath\tlanguage\tsplit", "röd ros\ta/1.png\tsv\t", "red rose\t./a/1.png\ten\ttrain"]
+    rows += rows[1:]  # twice there, once meant
     rows += ["blå\ta/2.png\tsv\tval", "\ta/3.png\tsv\t", "x\ta/4.png\t\ttest"]
     source = one(write(tmp_path / "t.tsv", "\ufeff" + "\n".join(rows)), tmp_path)
     assert texts(source) == {"1.png": [("röd ros", "sv"), ("red rose", "en")]}

@@ -64,6 +64,14 @@ def test_measures_are_those_of_sorted_lists(held: HeldOut) -> None:
         assert found[f"{prefix}image_to_text_median_rank"] == 1 + np.median(places)
 
 
+def test_a_text_of_many_languages_is_one(held: HeldOut) -> None:
+    same = HeldOut(held.images, [(Caption("key", own[0].text),) for own in held.captions], {})
+    assert measure(load("tiny"), same)["image_to_text_R@1"] == 1.0
+    assert measure(load("tiny"), same)["text_to_image_R@1"] == 1.0
+    with pytest.raises(InputError, match="nothing to measure with"):
+        measure(load("tiny"), HeldOut(held.images, [()] * len(NAMES), {}))
+
+
 def test_few_captions_of_a_language_are_not_told(held: HeldOut) -> None:
     few = [(own[0], own[1]) if i < 5 else (own[0],) for i, own in enumerate(held.captions)]
     found = measure(load("tiny"), HeldOut(held.images, few, {}))
@@ -90,6 +98,12 @@ def test_no_labelled_picture_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "cat").mkdir()
     with pytest.raises(InputError, match="no pictures with labels"):
         read_labelled(tmp_path, load("tiny"))
+
+
+def test_a_canary_of_few_names_could_not_die() -> None:
+    for count in (2, 11, 20):
+        with pytest.raises(InputError, match=f"more than 20 names, got {count}"):
+            Canary(load("tiny"), [f"name {i}" for i in range(count)])
 
 
 def test_a_canary_of_names_lives_and_dies() -> None:

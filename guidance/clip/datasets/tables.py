@@ -31,8 +31,8 @@ def read_table(table: Path) -> Source:
     """The rows of a table, .csv or .tsv, with open_clip's columns `filepath`, relative to it, and `title`.
 
     Optional columns: `language`, a code; `split`, where val and test are held out. Rows with one filepath are
-    the captions of one picture, which is held out if any of them is. A row without a title is missed. Raises
-    InputError for a file that is no such table.
+    the captions of one picture, which is held out if any of them is; the same caption again is nothing new. A
+    row without a title is missed. Raises InputError for a file that is no such table.
     """
     return _source(table, [(table, "")])
 
@@ -95,10 +95,11 @@ def _source(name: Path, tables: list[tuple[Path, str]]) -> Source:
             if (row.get("split") or "").strip().lower() in HELD_OUT:
                 held.add(picture)
             texts = captions.setdefault(picture, [])
-            if title:
-                texts.append(Caption(title, (row.get("language") or language).strip()))
-            else:
+            caption = Caption(title, (row.get("language") or language).strip())
+            if not title:
                 missed += 1
+            elif caption not in texts:
+                texts.append(caption)
     rows = {path: Row(path, stored(path, None, 0), tuple(texts)) for path, texts in captions.items() if texts}
     train = [row for path, row in rows.items() if path not in held]
     return Source(str(name), Listed(train), Listed([rows[path] for path in rows if path in held]), missed)
