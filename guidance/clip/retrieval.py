@@ -34,8 +34,8 @@ class Recall:
 
 def recall(ranks: Int[Tensor, " n"]) -> Recall:
     """The summary of ranks as `ranks` gives them; there must be at least one."""
-    shares = [(ranks < most).double().mean().item() for most in (1, 5, 10)]
-    return Recall(len(ranks), *shares, median=1 + ranks.double().quantile(0.5).item())
+    first, five, ten = ((ranks < most).double().mean().item() for most in (1, 5, 10))
+    return Recall(len(ranks), first, five, ten, median=1 + ranks.double().quantile(0.5).item())
 
 
 @torch.no_grad()
