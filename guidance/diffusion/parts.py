@@ -174,8 +174,8 @@ def _read_file(path: Path, dtype: torch.dtype) -> Parts:
     folder = path.parent
     if not os.path.isfile(folder / "model_index.json"):
         raise InputError(
-            f"{path} holds weights alone; copy the configurations of its pipeline beside it: model_index.json and "
-            "the folders tokenizer, text_encoder, unet, vae and scheduler without their weights"
+            f"{path} holds weights alone; copy the configurations of its pipeline beside it: "
+            "model_index.json and the folders tokenizer, text_encoder, unet, vae, scheduler without weights"
         )
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     _check_kind(index, str(folder))

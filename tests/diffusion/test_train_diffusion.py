@@ -1,0 +1,162 @@
+"""What the training of a small Stable Diffusion is made of, and the folder that it writes."""
+
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from small_pipelines import WIDTH, diffusers_pipeline, scheduler, unet
+from torch import Tensor, nn
+
+import guidance as g
+from guidance.clip.data import CaptionedPictures
+from guidance.clock import Clock
+from guidance.diffusion.export import save_pipeline
+from guidance.diffusion.from_clip import text_encoder
+from guidance.diffusion.pipeline import load_pipeline
+from guidance.diffusion.train_diffusion import (
+    TINTS,
+    DiffusionTrainee,
+    Lesson,
+    prepare,
+    tint,
+    train_diffusion,
+)
+from guidance.diffusion.vae import load_vae
+
+NAMES = [["a held out thing", "x"], ["house", "Haus"], ["red heart"], ["man: dark skin tone", "Mann"]]
+
+
+def pictures() -> CaptionedPictures:
+    """A bright square on the half of each, on nothing."""
+    rgba = torch.zeros(4, 4, 80, 80)
+    rgba[:, 3, 20:60, 20:60] = 1
+    rgba[:, :2, 20:60, 20:40] = 0.9
+    return CaptionedPictures(rgba, NAMES, torch.arange(4) == 0)
+
+
+@cache
+def lesson() -> Lesson:
+    return prepare(pictures(), load_vae(), g.load("tiny")._tokenizer, 64, Clock(), views=2)
+
+
+def test_what_is_learned() -> None:
+    """Held-out pictures never; variants seldom; a thing without a colour in two tints; every caption."""
+    made, tokenizer = lesson(), g.load("tiny")._tokenizer
+    assert made.latents.shape == (8, 4, 16, 16)  # three twice, and two tints of the house
+    torch.testing.assert_close(made.weights, torch.tensor([1, 1, 0.2, 1, 1, 0.2, 0.25, 0.25]))
+    assert torch.equal(made.captions[made.first[0] : made.last[0]].long(), tokenizer(["house", "Haus"]))
+    tinted = made.captions[made.first[6] : made.last[7]].long()
+    assert len(tinted) == 2
+    names = tokenizer([f"{colour} house" for colour in TINTS])
+    assert all((row == names).all(1).any() for row in tinted)
+    assert not torch.equal(tinted[0], tinted[1])
+    assert torch.equal(made.nothing.long(), tokenizer([""])[0])
+    decoded = load_vae().decode(made.latents)
+    assert (decoded[:, :, 2:6, 2:6] > 0.9).all()  # the page is white
+
+
+def test_a_tint_keeps_shape_and_shading() -> None:
+    rgba = pictures().rgba[1]
+    blue = tint(rgba, (0.1, 0.3, 0.9))
+    assert torch.equal(blue[3], rgba[3])
+    assert (blue[:3, rgba[3] == 0] == 0).all()
+    light, dark = blue[:, 30, 30], blue[:, 30, 50]
+    assert light[2] > light[0]
+    assert dark[2] > dark[0]
+    assert light[:3].sum() > dark[:3].sum() + 0.5
+
+
+def trainee() -> DiffusionTrainee:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return DiffusionTrainee(unet(128))
+
+
+def steps(
+    model: DiffusionTrainee, clock: Clock, optimizer: torch.optim.Optimizer, **more: float
+) -> list[float]:
+    encoder, _ = text_encoder(g.load("tiny"))
+    settings = {"batch": 4, "lr": 2e-3} | more
+    taught = train_diffusion(
+        model, lesson(), encoder, scheduler("v_prediction"), clock, optimizer, **settings
+    )
+    return [step.loss for step in taught]
+
+
+def adamw(model: DiffusionTrainee) -> torch.optim.AdamW:
+    return torch.optim.AdamW(model.unet.parameters())
+
+
+def test_it_learns_and_goes_on_where_it_was_stopped() -> None:
+    whole = trainee()
+    losses = steps(whole, Clock(12), adamw(whole))
+    assert sum(losses[-4:]) < 0.85 * sum(losses[:4])
+    assert any(
+        not torch.equal(now, mean)
+        for now, mean in zip(whole.unet.parameters(), whole.mean_unet.parameters(), strict=True)
+    )
+    first, clock = trainee(), Clock(12)
+    optimizer = adamw(first)
+    encoder, _ = text_encoder(g.load("tiny"))
+    taught = train_diffusion(
+        first, lesson(), encoder, scheduler("v_prediction"), clock, optimizer, batch=4, lr=2e-3
+    )
+    for _ in range(5):
+        next(taught)
+    second = deepcopy(first)
+    again = adamw(second)
+    again.load_state_dict(optimizer.state_dict())
+    assert steps(second, Clock(12, index=5), again) == losses[5:]
+    assert all(torch.equal(a, b) for a, b in zip(second.parameters(), whole.parameters(), strict=True))
+
+
+class Told(nn.Module):
+    """A text encoder that notes what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens: list[Tensor] = []
+
+    def forward(self, tokens: Tensor) -> list[Tensor]:
+        self.tokens.append(tokens)
+        return [torch.zeros(*tokens.shape, 128)]
+
+
+@pytest.mark.parametrize(("drop", "share"), [(0.0, 0.0), (0.5, 0.5), (1.0, 1.0)])
+def test_a_share_is_told_nothing(drop: float, share: float) -> None:
+    model, told, made = trainee(), Told(), lesson()
+    taught = train_diffusion(
+        model, made, told, scheduler("v_prediction"), Clock(3), adamw(model), batch=32, lr=0.0, drop=drop
+    )
+    assert len(list(taught)) == 3
+    nothing = (torch.cat(told.tokens) == made.nothing).all(1).float().mean().item()
+    assert nothing == pytest.approx(share, abs=0.15)
+
+
+def test_the_folder_is_a_stable_diffusion(tmp_path: Path) -> None:
+    encoder, tokenizer = text_encoder(g.load("tiny"))
+    vae = diffusers_pipeline().vae
+    save_pipeline(tmp_path, unet(128), vae, encoder, tokenizer, scheduler("v_prediction"))
+    theirs = StableDiffusionPipeline.from_pretrained(tmp_path, use_safetensors=True)
+    ours = load_pipeline(f"local-dir:{tmp_path}")
+    expected, _ = theirs.encode_prompt("a red heart", "cpu", 1, False)
+    torch.testing.assert_close(ours.text.encode("a red heart").hidden, expected)
+    assert ours.trained.kind == theirs.scheduler.config.prediction_type == "v_prediction"
+    assert vae.dtype == torch.float32  # what was given stays as it was
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} == {".json", ".safetensors"}
+    assert not any("_name_or_path" in path.read_text() for path in files if path.name == "config.json")
+
+
+def test_hidden_states_are_those_of_the_clip() -> None:
+    """The embedded pipeline's text encoder is the text tower of the embedded CLIP, token by token."""
+    clip, pipeline = g.load("tiny"), load_pipeline("tiny")
+    tokens, model = clip._tokenizer(["a red heart"]), clip._model
+    with torch.no_grad():
+        rows = model.token_embedding(tokens) + model.positional_embedding
+        rows = model.ln_final(model.transformer(rows, attn_mask=model.attn_mask))
+    torch.testing.assert_close(pipeline.text.encode("a red heart").hidden, rows, atol=1e-4, rtol=1e-4)
+    assert WIDTH != pipeline.text.width == 128
