@@ -11,14 +11,13 @@ import guidance as g
 from guidance import options, training
 from guidance.clip import model_folder
 from guidance.clip.architecture import Towers, new_model
-from guidance.clip.datasets import Augmentation, Batches, held_out, open_sources
+from guidance.clip.datasets import Augmentation, Batches, Source, open_sources
 from guidance.clip.encoder import Clip
+from guidance.clip.examination import examination
 from guidance.clip.locking import lock as lock_tower
-from guidance.clip.measures import measure
 from guidance.clip.names import MODELS
 from guidance.clip.objective import Contrast, Objective
 from guidance.clip.parallel import Sharding
-from guidance.clip.pictures import fitting
 from guidance.clip.pretrain import (
     SAMPLE,
     Pupil,
@@ -31,10 +30,16 @@ from guidance.clip.pretrain import (
 )
 from guidance.clip.tokenize import words
 from guidance.distributed import process_group, rank, together
+from guidance.evaluation import read_distractors
 
+#: Where pictures, shards and rows that come over the network are kept.
+CACHE = Path("outputs/cache")
 TINY = MODELS / "tiny" / "open_clip_config.json"
 #: What may be another when a training goes on; the last three change no more than its rounding.
-FREE = ("output", "device", "evaluate", "most_broken", "tensorboard", "sharding", "checkpointing", "chunk")
+FREE = {
+    *("output", "device", "evaluate", "validation", "classify", "templates", "canary", "most_broken"),
+    *("tensorboard", "sharding", "checkpointing", "chunk"),
+}
 
 
 def main(
@@ -74,6 +79,10 @@ def main(
     seed: options.Seed = 0,
     device: options.Device = "auto",
     evaluate: int = 500,
+    validation: str | None = None,
+    classify: Path | None = None,
+    templates: options.Templates = "plain",
+    canary: str | None = None,
     most_broken: float = 0.1,
     tensorboard: bool = False,
     output: Path = Path("outputs/train"),
@@ -109,6 +118,9 @@ def main(
         checkpointing: Keep less in memory and compute it again.
         sharding: Of several processes: ddp, or fsdp, for models that one GPU cannot hold.
         evaluate: Steps between evaluations on rows whose split is val or test.
+        validation: Other data to evaluate on.
+        classify: A folder of labelled folders, for zero-shot accuracy.
+        canary: Data that the start knows: a warning tells when a fifth of that is forgotten.
         most_broken: The share of broken pictures that ends the training.
         tensorboard: Write for TensorBoard as well.
         output: The folder of the model, its checkpoint and its metrics.
@@ -130,7 +142,11 @@ def main(
         architecture, vocabulary = str(TINY), vocabulary or 16384
     with process_group(g.device(device)) as where:
         with together():
-            sources = open_sources(data, cache=Path("outputs/cache"), images=images)
+
+            def opened(name: str | None) -> list[tuple[float, Source]]:
+                return [] if name is None else open_sources([name], cache=CACHE, images=images)
+
+            sources = open_sources(data, cache=CACHE, images=images)
             texts = sample_captions(sources)
             model, config, tokenizer = new_model(
                 architecture,
@@ -178,9 +194,16 @@ def main(
                 most_broken=most_broken,
             )
             clock = g.Clock(steps or max(1, round(epochs * batches.epoch_steps)), seed)
-            unseen = None
-            if any(len(source.held_out) for _, source in sources):
-                unseen = held_out(sources, look.image_size, fitting(look))
+            ask = examination(
+                look,
+                sources,
+                validation=opened(validation),
+                labelled=classify,
+                templates=g.read_templates(templates),
+                known=opened(canary),
+                # A tower that is new knows no names.
+                names=read_distractors() if start is not None and take != "image" else (),
+            )
         training.open_folder(output, settings | {"captions": fingerprint(texts)})
         pupil = Pupil(objective, config["preprocess_cfg"], average=ema > 0).to(where)
         parallel = pupil.spread(sharding, several=micro_batch is not None)
@@ -209,7 +232,7 @@ def main(
 
         def evaluation() -> dict[str, float]:
             plain.load_state_dict(pupil.weights())
-            return {} if unseen is None else measure(clip(), unseen)
+            return {} if ask is None else ask(clip())
 
         training.record(
             warn_of_chance(seen, chance(contrast, batch, decoupled)),
@@ -219,7 +242,7 @@ def main(
             clock,
             save,
             pictures=batch,
-            evaluate=None if unseen is None else (evaluate, evaluation),
+            evaluate=None if ask is None else (evaluate, evaluation),
             tensorboard=tensorboard,
         )
         return output if rank() == 0 else None
