@@ -1,0 +1,156 @@
+"""The recipes that change what a diffusion model is told: tune, imagic and invert."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from guidance import cli, media, run
+from guidance.diffusion import learning
+from guidance.diffusion.conditioning import load_condition
+from guidance.diffusion.inversion import load_word
+
+sys.path.append(str(Path(__file__).parent / "diffusion"))
+from small_pipelines import write
+
+COMMON = ["--sampling", 2, "--film", "none", "--seed", 3]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"local-dir:{write(tmp_path_factory.mktemp('pipeline'))}"
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(2):
+        media.write_png(folder / f"{i}.png", torch.linspace(0, 1 - i / 2, 300).view(1, 3, 10, 10))
+    return folder
+
+
+def draw(recipe: str, *tokens: object, output: Path) -> Path:
+    assert cli.main([recipe, *map(str, [*tokens, *COMMON, "--output", output])]) == 0
+    (found,) = (output / recipe).iterdir()
+    return found
+
+
+def die_at(error: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut in the step after so many."""
+    look, calls = learning.denoising_error, iter(range(100))
+
+    def dies(*given: object) -> torch.Tensor:
+        if next(calls) == error:
+            raise RuntimeError("power cut")
+        return look(*given)
+
+    monkeypatch.setattr(learning, "denoising_error", dies)
+    monkeypatch.setattr(run, "CHECKPOINT_SECONDS", 0.0)
+
+
+def same(one: Path, other: Path, names: list[str]) -> None:
+    for name in [*names, "metrics.jsonl"]:
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+
+
+Options = Callable[[Path], list[object]]
+RECIPES: dict[str, tuple[Options, list[str]]] = {
+    "invert": (lambda p: [p, "a <it>", "--initial", "red heart"], ["it.safetensors"]),
+    "imagic": (lambda p: [p / "0.png", "a blue heart"], ["picture.safetensors", "way.png"]),
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_killed_run_goes_on_to_the_same(
+    recipe: str, model: str, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options, files = RECIPES[recipe]
+    tokens = [*options(pictures), "--model", model, "--steps", 5, "--batch", 2]
+    whole = draw(recipe, *tokens, output=tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        die_at(3, patch)
+        with pytest.raises(RuntimeError, match="power cut"):
+            draw(recipe, *tokens, output=tmp_path / "died")
+    (died,) = (tmp_path / "died" / recipe).iterdir()
+    assert cli.main(["resume", str(died)]) == 0
+    same(died, whole, files)
+    images = [media.read_image(folder / "final.png") for folder in (died, whole)]
+    assert torch.equal(*images)
+    assert len((whole / "metrics.jsonl").read_text().splitlines()) == 5
+    assert json.loads((whole / "run.json").read_text())["status"] == "finished"
+
+
+def test_a_word_has_learned_of_its_pictures(model: str, pictures: Path, tmp_path: Path) -> None:
+    tokens = [pictures, "--word", "<Two>", "--vectors", 2, "--model", model, "--steps", 30, "--mirrored"]
+    folder = draw("invert", *tokens, "a <Two>", output=tmp_path / "out")
+    word = load_word(folder / "Two.safetensors")
+    assert word.text == "<Two>"
+    assert [rows.shape for rows in word.vectors] == [(2, 32)]
+    errors = [json.loads(line)["error"][0] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert sum(errors[-10:]) < sum(errors[:10])
+
+
+def test_strength_is_the_way_from_the_picture_to_the_words(
+    model: str, pictures: Path, tmp_path: Path
+) -> None:
+    finals = []
+    for strength in (0, 0.6, 1):
+        tokens = [pictures / "0.png", "a blue heart", "--model", model, "--steps", 3, "--batch", 1]
+        folder = draw("imagic", *tokens, "--strength", strength, output=tmp_path / str(strength))
+        finals.append(media.read_image(folder / "final.png"))
+    way = media.read_image(folder / "way.png")
+    size = finals[0].shape[-1]
+    # The sheet has six pictures from the picture to the words; of this run, three of them.
+    tiles = [way[..., y : y + size, x : x + size] for y, x in places(way, size)]
+    for final in finals:
+        assert any(torch.equal(tile, final) for tile in tiles)
+    assert load_condition(folder / "picture.safetensors").hidden.shape == (1, 12, 32)
+
+
+def places(sheet: torch.Tensor, size: int) -> list[tuple[int, int]]:
+    height, width = sheet.shape[-2:]
+    return [(y, x) for y in range(height - size + 1) for x in range(width - size + 1)]
+
+
+def test_tuning_raises_the_score(model: str, tmp_path: Path) -> None:
+    tokens = ["a red heart", "--model", model, "--crops", 1, "--steps", 6, "--rate", 0.1, "--best-of", 2]
+    folder = draw("tune", *tokens, output=tmp_path / "out")
+    losses = [json.loads(line)["clip"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert all(after < before for before, after in zip(losses[0], losses[-1], strict=True))
+    assert load_condition(folder / "embedding.safetensors").hidden.shape == (1, 12, 32)
+    before, after = (media.read_image(folder / name) for name in ("before.png", "final.png"))
+    assert (before - after).abs().max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("tokens", "words"),
+    [
+        (["tune", "a fox", "--rate", "nan"], "rate must be a finite number"),
+        (["tune", "a fox", "--radius", "0"], "radius must be above 0, got 0"),
+        (["tune", "@cat.png"], "give them: --begin cat"),
+        (["imagic", "PICTURE", "a fox", "--strength", "inf"], "strength must be a finite number, got inf"),
+        (["imagic", "missing.png", "a fox"], "missing.png"),
+        (["imagic", "PICTURE", "a fox", "--batch", "0"], "batch must be at least 1, got 0"),
+        (["invert", "PICTURE", "a fox"], "must have the word '<it>' in it, got 'a fox'"),
+        (["invert", "PICTURE", "--word", "two words", "--prompt", "two words"], "one word"),
+        (["invert", "PICTURE", "--initial", ""], "must have a token, got ''"),
+        (["invert", "PICTURE", "--sampling", "0"], "steps must be from 1 to 1000"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    tokens: list[str],
+    words: str,
+    model: str,
+    pictures: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = [str(pictures / "0.png") if token == "PICTURE" else token for token in tokens]
+    assert cli.main([*given, "--model", model, "--output", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert words in said[-1]
+    assert not (tmp_path / "out").exists()
