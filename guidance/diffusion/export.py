@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from diffusers import DDIMScheduler, UNet2DConditionModel
+from safetensors.torch import load, save
 from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
-from guidance.media import write_text
+from guidance.media import replacing, write_text
 
 _INDEX = {
     "_class_name": "StableDiffusionPipeline",
@@ -37,6 +38,7 @@ def save_pipeline(
         deepcopy(part).half().save_pretrained(folder / name)
         # Where it was trained is nobody's business.
         _rewrite(folder / name / "config.json", {"_name_or_path": None})
+    _prefix(folder / "text_encoder" / "model.safetensors")
     scheduler.save_pretrained(folder / "scheduler")
     tokenizer.save_pretrained(folder / "tokenizer")
     # Without indentation it is half as large.
@@ -44,6 +46,15 @@ def save_pipeline(
     # Version 5 of transformers writes a name that 4 does not know.
     _rewrite(folder / "tokenizer" / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"})
     write_text(folder / "model_index.json", json.dumps(_INDEX, indent=2) + "\n")
+
+
+def _prefix(path: Path) -> None:
+    """Name weights as version 4 of transformers needs them: 5 leaves out a prefix, and reads both."""
+    weights = {
+        f"text_model.{name.removeprefix('text_model.')}": t for name, t in load(path.read_bytes()).items()
+    }
+    with replacing(path) as temporary:
+        temporary.write_bytes(save(weights, {"format": "pt"}))
 
 
 def _rewrite(path: Path, changes: dict[str, str | None]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from guidance.clip.names import MODELS
+from guidance.diffusion.text_loading import read_text_encoder, read_tokenizer
 from guidance.diffusion.vae import read_model
 from guidance.errors import InputError
 
@@ -100,7 +101,6 @@ def _read_hub(place: str, dtype: torch.dtype) -> Parts:
 
 def _read_parts(place: str, index: dict[str, Any], dtype: torch.dtype, name: str) -> Parts:
     import diffusers
-    import transformers
 
     _check_kind(index, place)
     local = name.startswith("local-dir:")
@@ -109,41 +109,33 @@ def _read_parts(place: str, index: dict[str, Any], dtype: torch.dtype, name: str
         if not index.get(part) or index[part][1] is None:
             raise InputError(f"the pipeline {place} has no {part}; take a whole Stable Diffusion")
 
-    def read(part: str, *kinds: Any) -> Any:
-        kind = {kind.__name__: kind for kind in kinds}.get(index[part][1])
-        if kind is None:
-            raise InputError(
-                f"the {part} of {place} is a {index[part][1]}, and must be a {kinds[0].__name__}; "
-                "take a Stable Diffusion 1, 2 or XL"
-            )
-        model, report = kind.from_pretrained(
-            place,
-            subfolder=part,
-            use_safetensors=True,
-            local_files_only=local,
-            torch_dtype=dtype,
-            output_loading_info=True,
+    if index["unet"][1] != "UNet2DConditionModel":
+        raise InputError(
+            f"the unet of {place} is a {index['unet'][1]}, and must be a UNet2DConditionModel; "
+            "take a Stable Diffusion 1, 2 or XL"
         )
-        if missing := [key for key in report["missing_keys"] if not key.endswith("position_ids")]:
-            raise InputError(f"the {part} of {place} lacks the weights {missing[0]}, …; copy it there again")
-        return model
-
-    def tokenizer(part: str) -> Any:
-        # The names, in versions 4 and 5, of what reads any tokenizer.json; CLIPTokenizer is OpenAI's alone.
-        own = index[part][1] in ("PreTrainedTokenizerFast", "TokenizersBackend")
-        kind = transformers.PreTrainedTokenizerFast if own else transformers.CLIPTokenizer
-        return kind.from_pretrained(place, subfolder=part, local_files_only=local)
-
     _check_size(diffusers.UNet2DConditionModel, place, local)
+    unet, report = diffusers.UNet2DConditionModel.from_pretrained(
+        place,
+        subfolder="unet",
+        use_safetensors=True,
+        local_files_only=local,
+        torch_dtype=dtype,
+        output_loading_info=True,
+    )
+    if missing := report["missing_keys"]:
+        raise InputError(f"the unet of {place} lacks the weights {missing[0]}, …; copy it there again")
     vae = read_model(f"{name}/vae")
     scheduler = getattr(diffusers, index["scheduler"][1], None)
     if scheduler is None or not issubclass(scheduler, diffusers.SchedulerMixin):
         raise InputError(f"the scheduler of {place} is {index['scheduler'][1]}, which diffusers has not")
-    text_kinds = (transformers.CLIPTextModel, transformers.CLIPTextModelWithProjection)
     return Parts(
-        [read(part, *text_kinds) for part in towers],
-        [tokenizer(part.replace("text_encoder", "tokenizer")) for part in towers],
-        read("unet", diffusers.UNet2DConditionModel),
+        [read_text_encoder(place, part, index, local=local, dtype=dtype) for part in towers],
+        [
+            read_tokenizer(place, part.replace("text_encoder", "tokenizer"), index, local=local)
+            for part in towers
+        ],
+        unet,
         vae,
         scheduler.from_pretrained(place, subfolder="scheduler", local_files_only=local),
     )

@@ -36,9 +36,9 @@ def load_text_encoders(name: str = "tiny", *, device: str | torch.device = "cpu"
     """
     where = find_device(str(device))
     scheme, _, rest = name.partition(":")
-    if name != "tiny" and scheme not in ("local-dir", "hf-hub"):
+    if name != "tiny" and (scheme not in ("local-dir", "hf-hub") or not rest):
         raise InputError(f"unknown pipeline {name!r}; use tiny, local-dir:FOLDER or hf-hub:ORG/NAME")
-    place = rest if rest else str(MODELS / "tiny_diffusion")
+    place = rest or str(MODELS / "tiny_diffusion")
     try:
         # Whatever is not in the files is an error, but initialised first.
         with torch.random.fork_rng(devices=[]), _without_bars():
@@ -68,31 +68,57 @@ def _without_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def read_text_encoder(
+    place: str, part: str, index: dict[str, Any], *, local: bool, dtype: torch.dtype
+) -> Any:
+    """A text encoder of a pipeline, on the CPU; `part` is its folder, `index` its model_index.json.
+
+    Raises InputError for another kind of model, for absurd sizes, and for weights that are missing; whatever
+    transformers raises for files that are broken.
+    """
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+    kind = {kind.__name__: kind for kind in (CLIPTextModel, CLIPTextModelWithProjection)}.get(index[part][1])
+    if kind is None:
+        raise InputError(
+            f"the {part} of {place} is a {index[part][1]}, and must be a CLIPTextModel; "
+            "take a Stable Diffusion 1, 2 or XL"
+        )
+    config, _ = kind.config_class.get_config_dict(place, subfolder=part, local_files_only=local)
+    for name, most in _MOST.items():
+        if not 0 < config.get(name, 1) <= most:
+            raise InputError(f"the {part} of {place} has {name} {config[name]}; check its config.json")
+    model, report = kind.from_pretrained(
+        place,
+        subfolder=part,
+        use_safetensors=True,
+        local_files_only=local,
+        torch_dtype=dtype,
+        output_loading_info=True,
+    )
+    if missing := [key for key in report["missing_keys"] if not key.endswith("position_ids")]:
+        raise InputError(f"the {part} of {place} lacks the weights {missing[0]}, …; copy it there again")
+    return model
+
+
+def read_tokenizer(place: str, part: str, index: dict[str, Any], *, local: bool) -> Any:
+    """The tokenizer in a folder of a pipeline; no code that a pipeline brings along is ever run."""
+    import transformers
+
+    # The names, in versions 4 and 5, of what reads any tokenizer.json; CLIPTokenizer is OpenAI's alone.
+    own = index[part][1] in ("PreTrainedTokenizerFast", "TokenizersBackend")
+    kind = transformers.PreTrainedTokenizerFast if own else transformers.CLIPTokenizer
+    return kind.from_pretrained(place, subfolder=part, local_files_only=local)
+
+
 def _read(place: str, *, local: bool) -> tuple[list[Any], list[Any]]:
     from huggingface_hub import hf_hub_download
-    from transformers import AutoTokenizer, CLIPTextModel, CLIPTextModelWithProjection
 
     index_file = str(Path(place, "model_index.json")) if local else hf_hub_download(place, "model_index.json")
     index = json.loads(Path(index_file).read_text(encoding="utf-8"))
-    kinds = {kind.__name__: kind for kind in (CLIPTextModel, CLIPTextModelWithProjection)}
     parts = [part for part in ("text_encoder", "text_encoder_2") if (index.get(part) or [None, None])[1]]
     if not parts:
         raise InputError(f"the pipeline {place} has no text encoder; take a whole Stable Diffusion")
-    models, tokenizers = [], []
-    for part in parts:
-        kind = kinds.get(index[part][1])
-        if kind is None:
-            raise InputError(f"the {part} of {place} is a {index[part][1]}, and must be a CLIPTextModel")
-        config, _ = kind.config_class.get_config_dict(place, subfolder=part, local_files_only=local)
-        for name, most in _MOST.items():
-            if not 0 < config.get(name, 1) <= most:
-                raise InputError(f"the {part} of {place} has {name} {config[name]}; check its config.json")
-        model, report = kind.from_pretrained(
-            place, subfolder=part, use_safetensors=True, local_files_only=local, output_loading_info=True
-        )
-        if missing := [key for key in report["missing_keys"] if not key.endswith("position_ids")]:
-            raise InputError(f"the {part} of {place} lacks the weights {missing[0]}, …; copy it there again")
-        models.append(model.float())
-        folder = part.replace("text_encoder", "tokenizer")
-        tokenizers.append(AutoTokenizer.from_pretrained(place, subfolder=folder, local_files_only=local))
-    return models, tokenizers
+    models = [read_text_encoder(place, part, index, local=local, dtype=torch.float32) for part in parts]
+    folders = [part.replace("text_encoder", "tokenizer") for part in parts]
+    return models, [read_tokenizer(place, folder, index, local=local) for folder in folders]
