@@ -58,6 +58,24 @@ def test_a1111_break_begins_a_context():
     ]
 
 
+@pytest.mark.parametrize(
+    ("prompt", "parts"),
+    [("a BREAK", 1), ("BREAK", 1), ("BREAK a", 2), ("a BREAK (BREAK ) ", 2), ("a BREAKBREAK", 1)],
+)
+def test_a1111_breaks_as_webui_counts_them(prompt, parts):
+    """Its tokenize_line ends a context at every BREAK, and adds a last one only if it has tokens."""
+    assert len(parse_prompt(prompt, "a1111")) == parts
+
+
+@pytest.mark.parametrize(
+    "prompt", [" " * 50_000 + "B" + " " * 50_000, "(a) " * 25_000, "(:" + ":" * 50_000 + ")"]
+)
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_long_prompts_are_read_in_no_time(prompt, dialect):
+    """Not to be measured: what was quadratic here took minutes, or forever."""
+    assert parse_prompt(prompt, dialect)
+
+
 # As token_weights in ComfyUI's sd1_clip.py computes them: brackets multiply, a number replaces.
 @pytest.mark.parametrize(
     ("prompt", "expected"),
@@ -229,6 +247,11 @@ def test_a_story_fades_from_scene_to_scene():
         ("a)", "comfy", "bracket ) at character 2 of 'a)' closes nothing"),
         ("a badly (formed prompt", "compel", "bracket ( at character 9"),
         ("(" * 1000 + ")" * 1000, "comfy", "at most 50 deep"),
+        ("(a:1e7)", "comfy", "at most 1e+06 in all, got 1e+07"),
+        ("((a)100000)100000", "compel", "at most 1e+06 in all, got 1e+10"),
+        ('("a", "b").and(1, 10000000)', "compel", "at most 1e+06 in all, got 1e+07"),
+        ("(a:" + "1." * 9999 + ")", "a1111", "finite number, got '1.1.1"),
+        ("a \udcff", "plain", "a prompt must be Unicode"),
         ("(a:abc)", "a1111", "finite number, got 'abc'"),
         ("(a:1.2.3)", "a1111", "finite number, got '1.2.3'"),
         ("(a:inf)", "a1111", "finite number, got 'inf'"),

@@ -15,11 +15,11 @@ _BRACKET = 1.1
 _TOKEN = re.compile(
     r"""\\(?P<escaped>[()\[\]:\\])?      # a lone backslash is dropped
     |:(?P<weight>\s*[+-]?[.\d]+\s*|[^\s\\()\[\]:]+)\)
-    |\s*\b(?P<break>BREAK)\b\s*
     |(?P<bracket>[()\[\]])
-    |:|[^\\()\[\]:]+?(?=\s*\bBREAK\b|[\\()\[\]:]|\Z)""",
+    |:|[^\\()\[\]:]+""",
     re.VERBOSE,
 )
+_BREAK = re.compile(r"\bBREAK\b")
 _AND = re.compile(r"\bAND\b")
 
 
@@ -46,10 +46,14 @@ def parse_a1111(prompt: str) -> list[Passage]:
             close(_BRACKET if match["bracket"] == ")" else 1 / _BRACKET)
         elif match["weight"] and opened:
             close(number(match["weight"], prompt))
+        elif match[0].startswith("\\"):
+            texts.append(match["escaped"] or "")
         else:
-            escape = match[0].startswith("\\")
-            texts.append(None if match["break"] else (match["escaped"] or "") if escape else match[0])
-            weights.append(1.0)
+            first, *rest = _BREAK.split(match[0])
+            texts.append(first.rstrip() if rest else first)
+            for i, text in enumerate(rest, 1):
+                texts += [None, text.strip() if i < len(rest) else text.lstrip()]
+        weights += [1.0] * (len(texts) - len(weights))
 
     parts: list[list[Fragment]] = [[]]
     for text, weight in zip(texts, weights, strict=True):
@@ -57,4 +61,6 @@ def parse_a1111(prompt: str) -> list[Passage]:
             parts.append([])
         elif text:
             parts[-1].append(Fragment(text, weight))
+    if len(parts) > 1 and not any(fragment.text.strip() for fragment in parts[-1]):
+        parts.pop()  # as webui, which begins a context only with a token or another BREAK
     return [Passage((merged(part, ""),)) for part in parts]

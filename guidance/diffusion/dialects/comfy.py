@@ -6,7 +6,7 @@ and for a word right behind a colon, `(x:abc)`, which ComfyUI takes for text: wr
 
 import re
 
-from guidance.diffusion.dialects.phrases import Fragment, Passage, Phrase, check_brackets, number
+from guidance.diffusion.dialects.phrases import Fragment, Passage, check_brackets, number
 
 # Stand for the escaped characters while brackets are looked for, each as long as what it stands for.
 _HIDDEN = {r"\(": "\0\1", r"\)": "\0\2", r"\:": "\0\3"}
@@ -19,14 +19,14 @@ def parse_comfy(prompt: str) -> list[Passage]:
     for written, stand_in in _HIDDEN.items():
         hidden = hidden.replace(written, stand_in)
     check_brackets(hidden, "()")
-    return [Passage((_weighted(hidden, 1.0, prompt) or (Fragment(""),),))]
+    return [Passage((tuple(_weighted(hidden, 1.0, prompt)) or (Fragment(""),),))]
 
 
-def _weighted(text: str, weight: float, prompt: str) -> Phrase:
-    phrase: Phrase = ()
+def _weighted(text: str, weight: float, prompt: str) -> list[Fragment]:
+    phrase: list[Fragment] = []
     for piece, in_brackets in _pieces(text):
         if not in_brackets:
-            phrase += (Fragment(_shown(piece), weight),)
+            phrase.append(Fragment(_shown(piece), weight))
             continue
         match = _WEIGHTED.fullmatch(piece)
         written = match[2] if match else ""

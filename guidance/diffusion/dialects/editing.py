@@ -115,7 +115,7 @@ def _bracket(inner: str, prompt: str) -> _Node:
         return (_Edit(before, _read(fields[-2], prompt), fields[-1].strip()),)
     if len(options) == 1 and len(fields) == 3:
         raise InputError(
-            f"[from:to:when] needs a number of steps or a share of them, got {fields[-1].strip()!r} in "
+            f"[from:to:when] needs a number of steps or a share of them, got {short(fields[-1].strip())} in "
             rf"{short(prompt)}; write one like 10 or 0.5, or \: for a colon"
         )
     return ("[", *_read(inner, prompt), "]")

@@ -9,6 +9,9 @@ from guidance.errors import InputError
 #: Deeper brackets are refused: nobody means them, and each level is a call in a call.
 MAX_DEPTH = 50
 
+#: Larger weights are refused: they are typing mistakes, and rows times 1e39 are no numbers any more.
+MAX_WEIGHT = 1e6
+
 
 @dataclass(frozen=True)
 class Fragment:
@@ -60,10 +63,15 @@ def number(written: str, prompt: str) -> float:
         value = nan
     if not isfinite(value):
         raise InputError(
-            f"a weight must be a finite number, got {written.strip()!r} in {short(prompt)}; "
+            f"a weight must be a finite number, got {short(written.strip())} in {short(prompt)}; "
             r"write one like 1.2, or \: for a colon"
         )
     return value
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be encoded: bytes of a command line that are no UTF-8 become surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def merged(fragments: list[Fragment], between: str) -> Phrase:
@@ -77,7 +85,7 @@ def merged(fragments: list[Fragment], between: str) -> Phrase:
 
 
 def short(prompt: str) -> str:
-    """A prompt for an error message."""
+    """A prompt, or a part of it, for an error message."""
     return repr(prompt if len(prompt) <= 60 else prompt[:57] + "…")
 
 
