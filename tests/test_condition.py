@@ -45,6 +45,7 @@ def pipeline(parts, tmp_path_factory: pytest.TempPathFactory) -> Path:
     parts[0].save_pretrained(folder / "text_encoder")
     parts[1].save_pretrained(folder / "tokenizer")
     index = {"_class_name": "StableDiffusionPipeline", "text_encoder": ["transformers", "CLIPTextModel"]}
+    index["tokenizer"] = ["transformers", type(parts[1]).__name__]
     (folder / "model_index.json").write_text(json.dumps(index))
     return folder
 
@@ -94,6 +95,8 @@ def test_what_is_cut_off_is_told_once(say):
         (["a", "--at", "2"], "at must be from 0 to 1, got 2"),
         (["a", "--steps", "0"], "steps must be at least 1"),
         (["a", "--clip", "tiny", "--clip-skip", "3"], "clip_skip must leave one of the 3 layers"),
+        (["a", "--model", "local-dir:"], "unknown pipeline 'local-dir:'"),
+        (["\udcff"], "a prompt must be Unicode"),
         (["a", "--model", "tinny"], "unknown pipeline 'tinny'"),
         (["a", "--model", "local-dir:nowhere"], "'local-dir:nowhere' cannot be loaded"),
     ],

@@ -117,16 +117,24 @@ def load_condition(path: Path | str) -> Condition:
             raise ValueError(
                 f"its tensors are {', '.join(sorted(tensors)) or 'none'}, and not hidden and pooled"
             )
-        hidden, pooled = tensors["hidden"].float(), tensors.get("pooled")
+        if not all(tensor.is_floating_point() for tensor in tensors.values()):
+            raise ValueError("some of its numbers are no floating-point numbers")
+        hidden, pooled = tensors["hidden"].float(), None
+        if "pooled" in tensors:
+            pooled = tensors["pooled"].float()
         if hidden.dim() != 3 or 0 in hidden.shape:
             raise ValueError(f"hidden is {_times(hidden.shape)}, and not prompts × tokens × numbers")
         if pooled is not None and (pooled.dim() != 2 or len(pooled) != len(hidden)):
             raise ValueError(f"pooled is {_times(pooled.shape)}, and not {len(hidden)} × numbers")
-        if not all(tensor.isfinite().all() for tensor in tensors.values()):
+        if not all(tensor.isfinite().all() for tensor in (hidden, pooled) if tensor is not None):
             raise ValueError("some of its numbers are not finite")
+    except KeyError as error:  # safetensors' own, which PyTorch has not
+        raise InputError(
+            f"cannot read the condition in {path} (numbers of kind {error}); save it again"
+        ) from error
     except (OSError, ValueError, MemoryError, SafetensorError) as error:
         raise InputError(f"cannot read the condition in {path} ({error}); save it again") from error
-    return Condition(hidden, None if pooled is None else pooled.float())
+    return Condition(hidden, pooled)
 
 
 def _mix(tensors: Sequence[Tensor], shares: Sequence[float]) -> Tensor:

@@ -138,8 +138,8 @@ class TextEncoders:
         """Take a word for k tokens with these embeddings, for each encoder its own; gradients flow to them.
 
         For textual inversion (Gal et al. 2022): the vectors are taken as they are and become, so that an
-        optimizer may go on changing them. Raises InputError for vectors of another width, and for a word that
-        is a token already.
+        optimizer may go on changing them. Raises InputError for vectors of another width, for as many in one
+        encoder as not in another, and for a word that is a token already, is empty or has spaces.
         """
         widths = [tower.width for tower in self._towers]
         if [v.shape[-1] for v in vectors] != widths:
@@ -148,6 +148,12 @@ class TextEncoders:
                 f"the vectors of {word!r} must be {' and '.join(map(str, widths))} numbers wide here, "
                 f"got {got or 'none'}; learn them for this model"
             )
+        if len({len(rows) for rows in vectors}) > 1:
+            raise InputError(
+                f"the encoders need as many vectors each for {word!r}, got {[*map(len, vectors)]}"
+            )
+        for tower in self._towers:
+            tower.check_word(word)
         for tower, rows in zip(self._towers, vectors, strict=True):
             tower.learn(word, rows)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from guidance.diffusion.contexts import Contexts, Placed, place
 from guidance.diffusion.dialects import Dialect, Phrase
+from guidance.diffusion.dialects.phrases import is_unicode
 from guidance.diffusion.weighting import weigh
 from guidance.errors import InputError
 
@@ -39,17 +40,24 @@ class Tower:
         self._norm = next(m for name, m in model.named_modules() if name.endswith("final_layer_norm"))
         self._learned: dict[int, Tensor] = {}  # the vectors of what the tokenizer numbers so
 
-    def learn(self, word: str, vectors: Float[Tensor, "k d"]) -> None:
-        """Take a word for k tokens with these embeddings, as they are and as they become.
+    def check_word(self, word: str) -> None:
+        """Raises InputError for what is a token already, which prompts may have in them, and for no word."""
+        if not word or any(letter.isspace() for letter in word) or not is_unicode(word):
+            raise InputError(f"a word to learn must be one word, got {word!r}; take one such as <fox>")
+        known = {self.tokenizer.get_vocab().get(word)}
+        numbers = self.tokenizer(word, add_special_tokens=False, verbose=False)["input_ids"]
+        if len(numbers) == 1:  # in most vocabularies with a mark for a space
+            known |= set(numbers)
+        if known - {None} - self._learned.keys():
+            raise InputError(f"{word!r} is a token of the model already; take another, such as <{word}>")
 
-        Raises InputError for a word that is a token already, which other words may have in them.
-        """
+    def learn(self, word: str, vectors: Float[Tensor, "k d"]) -> None:
+        """Take a word, which `check_word` lets pass, for k tokens with these embeddings, as they become."""
         from tokenizers import AddedToken
 
-        known = self.tokenizer.get_vocab().get(word)
-        if known is not None and known not in self._learned:
-            raise InputError(f"{word!r} is a token of the model already; take another, such as <{word}>")
-        self.tokenizer.add_tokens(AddedToken(word, normalized=False))
+        # Letters are matched as a whole word only: who learns "foxi" means nothing about "foxiness".
+        whole = word[0].isalnum() and word[-1].isalnum()
+        self.tokenizer.add_tokens(AddedToken(word, normalized=False, single_word=whole))
         self._learned[self.tokenizer.convert_tokens_to_ids(word)] = vectors
 
     def vectors(self, text: str) -> Float[Tensor, "k d"]:

@@ -86,6 +86,10 @@ def test_mistakes_are_one_line(mistake, said):
         ({"hidden": torch.zeros(4, 3)}, "hidden is 4 × 3"),
         ({"hidden": torch.zeros(2, 4, 3), "pooled": torch.zeros(1, 2)}, "pooled is 1 × 2, and not 2"),
         ({"hidden": torch.full((1, 4, 3), torch.nan)}, "not finite"),
+        ({"hidden": torch.full((1, 4, 3), 1e300, dtype=torch.float64)}, "not finite"),
+        ({"hidden": torch.ones(1, 4, 3, dtype=torch.complex64)}, "no floating-point numbers"),
+        ({"hidden": torch.ones(1, 4, 3, dtype=torch.int64)}, "no floating-point numbers"),
+        ({"hidden": torch.ones(1, 4, 3).to(torch.float8_e8m0fnu)}, "cannot read the condition"),
     ],
 )
 def test_files_that_are_no_conditions(tmp_path: Path, tensors, said):

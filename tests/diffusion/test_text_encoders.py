@@ -282,7 +282,7 @@ def test_every_token_with_its_weight(encoders):
 def test_schedules_say_at_each_step_what_the_prompt_says(encoders):
     at = encoders.schedule("a [fox:cat:0.5] [|BREAK b]", 10, dialect="a1111")
     for step, text in ((0, "a fox"), (4, "a fox"), (5, "a cat BREAK b"), (9, "a cat BREAK b")):
-        expected = encoders.encode([text, "BREAK"], dialect="a1111")[:1].hidden
+        expected = encoders.encode([text, "BREAK BREAK"], dialect="a1111")[:1].hidden
         assert torch.equal(at(step / 10).hidden, expected)
     assert torch.equal(at(1.0).hidden, at(0.9).hidden)
     story = encoders.schedule("a fox => a cat", 4)
@@ -311,6 +311,33 @@ def test_a_learned_word_stands_for_its_vectors(clip):
         torch.testing.assert_close(moved, sign * slope[1, 3] * 1e-2, rtol=0.1, atol=1e-5)
     with pytest.raises(InputError, match="'<Fox>' must be 32 numbers wide here, got 8"):
         encoders.learn("<Fox>", [torch.zeros(1, 8)])
+
+
+@pytest.mark.parametrize("word", ["heart", "", "a b", " ", "<|endoftext|>", "\ud800"])
+def test_words_that_cannot_be_learned(clip, word):
+    """ "heart" is a token under another name, heart</w>: prompts must not change behind one's back."""
+    encoders = TextEncoders(*([part] for part in text_encoder(clip)))
+    before = encoders.encode("a red heart").hidden
+    with pytest.raises(InputError, match=r"must be one word|is a token of the model already"):
+        encoders.learn(word, [torch.zeros(1, 32)])
+    assert torch.equal(encoders.encode("a red heart").hidden, before)
+
+
+def test_learned_letters_are_a_whole_word(clip):
+    encoders = TextEncoders(*([part] for part in text_encoder(clip)))
+    before = encoders.encode("a foxiness").hidden
+    encoders.learn("foxin", [torch.zeros(1, 32)])
+    assert torch.equal(encoders.encode("a foxiness").hidden, before)
+    assert [token.text for token in encoders.explain("a foxin,")] == ["a", "foxin", ","]
+
+
+def test_both_encoders_learn_or_none(xl):
+    encoders = TextEncoders(*xl)
+    before = encoders.encode("a red fox").hidden
+    with pytest.raises(InputError, match="as many vectors each"):
+        encoders.learn("<fax>", [torch.zeros(1, 32), torch.zeros(2, 24)])
+    assert torch.equal(encoders.encode("a red fox").hidden, before)
+    assert len(encoders.explain("<fax>")) > 1
 
 
 def test_mistakes_are_one_line(parts, encoders):
