@@ -20,13 +20,16 @@ from small_pipelines import write
 SIDES = (16, 16)
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["sd", "xl"])
-def pipeline(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
-    folder = tmp_path_factory.mktemp("pipeline")
-    loaded = load_pipeline(f"local-dir:{write(folder, xl=request.param)}").with_scheduler("dpm++")
+def small(folder: Path, xl: bool) -> Pipeline:
+    loaded = load_pipeline(f"local-dir:{write(folder, xl=xl)}").with_scheduler("dpm++")
     with torch.no_grad():  # grey pictures: where they are clamped, the gradient is not that of the clamp
         loaded.vae._model.decoder.conv_out.weight.mul_(0.2)
     return loaded
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    return small(tmp_path_factory.mktemp("pipeline"), xl=False)
 
 
 def canvas(pipeline: Pipeline, *, b: int = 1, seed: int = 0, steps: int = 3, **more: bool) -> Conditioning:
@@ -40,14 +43,12 @@ def loss(image: Tensor) -> Tensor:
     return (image * torch.linspace(-1, 1, image[0].numel()).view_as(image[:1])).sum()
 
 
-def test_its_gradient_is_that_of_finite_differences(
-    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_its_gradient_is_that_of_finite_differences(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pipeline = small(tmp_path, xl=True)
     # The package computes in float32, where differences drown; here all that it casts is float64, and DDIM
     # casts nothing.
     monkeypatch.setattr(Tensor, "float", Tensor.double)
-    models = (pipeline.unet, pipeline.vae._model)
-    for model in models:
+    for model in (pipeline.unet, pipeline.vae._model):
         model.double()
     drawn = canvas(pipeline.with_scheduler("ddim"), steps=2).double()
     loss(drawn()).backward()
@@ -63,9 +64,6 @@ def test_its_gradient_is_that_of_finite_differences(
                 parameter.sub_(way * direction)
         assert abs(slope) > 1e-3
         assert (values[0] - values[1]) / 2e-5 == pytest.approx(slope, rel=1e-5)
-    monkeypatch.undo()
-    for model in models:
-        model.float()
 
 
 def kept(drawn: Conditioning) -> tuple[int, Tensor]:
