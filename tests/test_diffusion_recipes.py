@@ -12,7 +12,7 @@ from guidance.media import read_image
 from guidance.run import Run
 from recipes import guided_diffusion, vectorfusion
 
-QUICK = {"steps": 4, "crops": 2, "film": "none"}
+QUICK = {"steps": 4, "crops": 2, "size": 32, "film": "none"}
 
 
 def score(folder: Path) -> float:
@@ -29,7 +29,7 @@ def test_clip_guides_and_the_cost_is_told_before(tmp_path: Path, capsys: pytest.
         told = capsys.readouterr().err
         assert "4 evaluations of the network, 2 of them guided" in told
         assert told.index("evaluations") < told.index("step 4/4")
-        assert read_image(folder / "final.png").shape == (1, 3, 64, 64)
+        assert read_image(folder / "final.png").shape == (1, 3, 32, 32)
     assert scores[3.0] > scores[0.0] + 0.005
 
 
@@ -83,7 +83,7 @@ def test_offload_and_a_gradient_through_the_network_is_one_line(tmp_path: Path) 
 @pytest.mark.parametrize("preset", ["calm", "vectorfusion"])
 def test_shapes_are_distilled(tmp_path: Path, preset: str) -> None:
     folder = vectorfusion.main(
-        "a red heart", preset=preset, steps=2, paths=6, size=64, film="none", output=tmp_path
+        "a red heart", preset=preset, steps=2, paths=6, size=32, film="none", output=tmp_path
     )
     assert (folder / "final.svg").read_text().count("<path") == 6
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -91,6 +91,6 @@ def test_shapes_are_distilled(tmp_path: Path, preset: str) -> None:
 
 
 def test_distillation_draws_the_prompt(tmp_path: Path) -> None:
-    folder = vectorfusion.main("a red heart", steps=40, paths=24, size=64, film="none", output=tmp_path)
+    folder = vectorfusion.main("a red heart", steps=30, paths=16, size=64, film="none", output=tmp_path)
     middle = read_image(folder / "final.png")[0, :, 384:640, 384:640].mean((1, 2))
     assert middle[0] > middle[2] + 0.1  # red, and the page was white
