@@ -1,5 +1,6 @@
 """Train a CLIP of any architecture on pictures and captions, on one machine or many."""
 
+import sys
 from copy import deepcopy
 from math import inf
 from pathlib import Path
@@ -29,6 +30,7 @@ from guidance.clip.pretrain import (
     warn_of_chance,
 )
 from guidance.clip.tokenize import words
+from guidance.clip.towers import checkpoint_activations
 from guidance.distributed import process_group, rank, together
 from guidance.evaluation import read_distractors
 
@@ -143,10 +145,14 @@ def main(
     with process_group(g.device(device)) as where:
         with together():
 
-            def opened(name: str | None) -> list[tuple[float, Source]]:
-                return [] if name is None else open_sources([name], cache=CACHE, images=images)
+            def opened(names: list[str]) -> list[tuple[float, Source]]:
+                found = open_sources(names, cache=CACHE, images=images)
+                for _, source in found:
+                    if source.missed and rank() == 0:
+                        print(source.left_out(), file=sys.stderr, flush=True)
+                return found
 
-            sources = open_sources(data, cache=CACHE, images=images)
+            sources = opened(data)
             texts = sample_captions(sources)
             model, config, tokenizer = new_model(
                 architecture,
@@ -160,7 +166,8 @@ def main(
                 siglip=contrast == "siglip",
             )
             plain = deepcopy(model).to(where)
-            model.set_grad_checkpointing(checkpointing)
+            if checkpointing:
+                checkpoint_activations(model)
             if lock is not None:
                 lock_tower(model, lock, unlocked)
             objective = Objective(
@@ -197,10 +204,10 @@ def main(
             ask = examination(
                 look,
                 sources,
-                validation=opened(validation),
+                validation=opened([validation]) if validation else (),
                 labelled=classify,
                 templates=g.read_templates(templates),
-                known=opened(canary),
+                known=opened([canary]) if canary else (),
                 # A tower that is new knows no names.
                 names=read_distractors() if start is not None and take != "image" else (),
             )

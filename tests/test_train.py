@@ -250,6 +250,22 @@ def test_wrong_input_is_one_line(
     assert not (tmp_path / "out/open_clip_model.safetensors").exists()
 
 
+def test_what_is_left_out_is_told(
+    tmp_path: Path, words: Train, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copytree(data, tmp_path / "data")
+    with (folder / "captions.csv").open("a") as table:
+        table.write("nameless.png,,\n")
+    network = ARCHITECTURE | {"vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8}}
+    (folder / "resnet.json").write_text(json.dumps(network))
+    options = [f"--architecture={folder / 'resnet.json'}", "--checkpointing=true"]
+    made = words(tmp_path / "out", *options, losses=[])
+    assert cli.main(["train", str(folder), *made[2:]]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert told[0].endswith(f"1 left out: 1 × no caption ({folder / 'nameless.png'})")
+    assert "a ModifiedResNet cannot checkpoint activations" in told[1]
+
+
 def test_a_missing_tensorboard_is_one_line(
     tmp_path: Path, words: Train, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,8 @@ from guidance.errors import InputError
 CAPTIONS = "captions.csv"
 #: Longer captions are not read: a caption is a line or two.
 MAX_CAPTION_BYTES = 65536
+#: Why a file of another kind is left out.
+NO_PICTURE = "not a picture"
 #: A file changed so recently may change again and keep its time: the clocks of file systems are coarse.
 YOUNG_NS = 2 * 10**9
 
@@ -105,6 +107,11 @@ def look_shard(source: str, modified: int) -> Iterator[Found | Missed]:
                 if len(sample) < 100:
                     sample.append(member)
             yield from _sample(tar, sample, source, modified, endings)
+            # Only a first header that is broken is an error of tarfile's; others are the end to it.
+            assert tar.fileobj is not None
+            tar.fileobj.seek(tar.offset)
+            if tar.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
+                raise tarfile.ReadError("bad header")
     # tarfile raises its own errors, and on broken headers those of what it calls.
     except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, RecursionError) as error:
         yield Missed(source, f"broken shard: {' '.join(str(error).split())}")
@@ -173,7 +180,7 @@ def _file(path: str, source: str, endings: set[str], caption: str | None = None)
     if printable(path) != path:
         return Missed(printable(path), "name is not Unicode")
     if os.path.splitext(path)[1].lower() not in endings:
-        return Missed(path, "not a picture")
+        return Missed(path, NO_PICTURE)
     try:
         stat = os.stat(path)
     except (OSError, ValueError) as error:
@@ -221,7 +228,7 @@ def _sample(
             place = member.offset_data
             yield Found(path, source, source, member.size, modified, place, caption)
         elif kind not in (".txt", ".json"):
-            yield Missed(path, "not a picture")
+            yield Missed(path, NO_PICTURE)
 
 
 def _check_name(name: str) -> None:

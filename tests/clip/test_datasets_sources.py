@@ -56,7 +56,7 @@ def test_a_table_with_languages_a_split_and_several_captions(tmp_path):
     assert texts(source) == {"1.png": [("röd ros", "sv"), ("red rose", "en")]}
     assert source.train[0].content() == png()
     assert [source.held_out[i].captions[0].text for i in range(2)] == ["blå", "x"]
-    assert source.missed == 1
+    assert source.left_out() == f"{tmp_path}/t.tsv: 1 left out: 1 × no caption ({tmp_path}/a/3.png)"
     with pytest.raises(Unusable, match="No such file"):
         source.held_out[0].content()
 
@@ -90,7 +90,8 @@ def test_a_folder_of_pictures_and_texts(tmp_path):
         "2.png": [("zwei", "")],
         "5.png": [("\ufffd\ufffd caf\ufffd", "")],
     }
-    assert source.missed == 2
+    wanted = f"{tmp_path}: 2 left out: 2 × no caption ({tmp_path}/3.png, {tmp_path}/4.png)"
+    assert source.left_out() == wanted
 
 
 def test_a_picture_that_is_a_pipe_or_a_folder_is_broken_not_waited_for(tmp_path):
@@ -178,7 +179,8 @@ def test_a_shard_that_means_harm_does_none(tmp_path):
         "outside",
         "long",
     ]
-    assert source.missed == 2
+    reasons = [missed.reason for missed in source.missed]
+    assert sorted(reasons) == ["name is not Unicode"] * 2 + ["no caption"] * 2
     batches = Batches([(1.0, source)], Augmentation(8), batch=5, seed=0, most_broken=0.9)
     (batch,) = batches.iterate(0, 1)
     assert set(batch.captions[0]) == {"good", "outside", "long"}
@@ -191,7 +193,16 @@ def test_a_shard_that_means_harm_does_none(tmp_path):
 def test_a_shard_cut_short_gives_what_it_has(tmp_path):
     path = shard(tmp_path / "a.tar", {"0.png": png(), "0.txt": b"a", "1.png": png(), "1.txt": b"b"})
     path.write_bytes(path.read_bytes()[:2200])
-    assert len(one(path, tmp_path).train) == 1
+    source = one(path, tmp_path)
+    assert len(source.train) == 1
+    assert f"1 left out: 1 × broken shard: bad header ({path})" in source.left_out()
+    whole = shard(path, {"0.png": png(), "0.txt": b"a", "1.png": png(), "1.txt": b"b"}).read_bytes()
+    assert one(path, tmp_path).missed == []
+    write(path, whole[: 3 * 512 + 2 * 512 + 20])
+    assert "unexpected end of data" in one(path, tmp_path).left_out()
+    write(path, b"no tar")
+    with pytest.raises(InputError, match=rf"no picture with a caption; .*broken shard.*{path}"):
+        one(path, tmp_path)
 
 
 def test_a_shard_of_names_without_end(tmp_path):
@@ -282,9 +293,16 @@ def test_parquet_written_by_others(tmp_path):
     parquet.write_table(plain, tmp_path / "plain.parquet")
     source = one(tmp_path / "plain.parquet", tmp_path / "cache")
     assert source.train[0].content() == png()
-    assert [len(source.train[i].captions) for i in range(3)] == [1, 0, 0]
+    assert len(source.train) == 1
+    name = tmp_path / "plain.parquet"
+    assert source.left_out() == f"{name}: 2 left out: 2 × no caption ({name}[1], {name}[2])"
+    empty = pyarrow.table({"image": [png(), None], "text": ["a", "b"], "split": ["TEST ", None]})
+    parquet.write_table(empty, tmp_path / "empty.parquet")
+    source = one(tmp_path / "empty.parquet", tmp_path / "cache")
+    assert [len(rows) for rows in (source.train, source.held_out, source.missed)] == [1, 1, 0]
+    assert source.held_out[0].captions == (Caption("a"),)
     with pytest.raises(Unusable, match="no picture in the row"):
-        source.train[2].content()
+        source.train[0].content()
     values = [{"bytes": png(), "path": "x.png"}, {"bytes": None, "path": str(tmp_path / "pipe.png")}]
     parquet.write_table(pyarrow.table({"image": values, "title": ["a", "b"]}), tmp_path / "struct.parquet")
     source = one(tmp_path / "struct.parquet", tmp_path / "cache")

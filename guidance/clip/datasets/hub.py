@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from guidance.clip.datasets.rows import HELD_OUT, Caption, Listed, Row, Rows, Source
+from guidance.clip.datasets.rows import HELD_OUT, NO_CAPTION, Caption, Chosen, Row, Rows, Source
 from guidance.clip.pictures import Unusable
-from guidance.clip.sources import read
+from guidance.clip.sources import Missed, read
 from guidance.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: The columns that hold captions, the first that is there: a text or a list of texts.
 CAPTIONS = ("caption", "captions", "title", "text", "texts", "sentence", "sentences")
+#: Rows whose captions are read at once.
+PART = 1000
 
 
 class DatasetRows(Rows):
@@ -45,18 +47,36 @@ class DatasetRows(Rows):
         plain = dataset.features.get("language") == Value("string")
         self._captions = dataset.select_columns([self._texts, *(["language"] if plain else [])])
         self._pictures = dataset.select_columns([self._picture])
+        splits = ["split"] if dataset.features.get("split") == Value("string") else []
+        self._sorting = dataset.select_columns([self._texts, *splits])
 
     def __len__(self) -> int:
         return len(self._captions)
 
     def __getitem__(self, number: int) -> Row:
         row = self._captions[number]
-        texts = row[self._texts] if isinstance(row[self._texts], list) else [row[self._texts]]
         language = row.get("language") or ""
-        captions = tuple(
-            Caption(text.strip(), language) for text in texts if isinstance(text, str) and text.strip()
-        )
-        return Row(f"{self._name}[{number}]", partial(self._content, number), captions)
+        captions = tuple(Caption(text, language) for text in _texts(row[self._texts]))
+        return Row(self._called(number), partial(self._content, number), captions)
+
+    def sorted_out(self) -> tuple[Rows, Rows, list[Missed]]:
+        """The rows that a column `split` does not hold out, those that it does, those without captions."""
+        train: list[int] = []
+        held: list[int] = []
+        missed = []
+        number = 0
+        for rows in self._sorting.iter(PART):
+            values = rows[self._texts]
+            for value, split in zip(values, rows.get("split") or [""] * len(values), strict=True):
+                if not _texts(value):
+                    missed.append(Missed(self._called(number), NO_CAPTION))
+                else:
+                    (held if str(split).strip().lower() in HELD_OUT else train).append(number)
+                number += 1
+        return Chosen(self, train), Chosen(self, held), missed
+
+    def _called(self, number: int) -> str:
+        return f"{self._name}[{number}]"
 
     def _content(self, number: int) -> bytes:
         value: Any = self._pictures[number][self._picture]
@@ -70,7 +90,10 @@ class DatasetRows(Rows):
 
 
 def read_parquet(name: str, files: list[Path], cache: Path) -> Source:
-    """The rows of parquet files. Raises InputError, also where the extra `data` is not installed."""
+    """The rows of parquet files; those whose column `split` says val or test are held out.
+
+    Raises InputError, also where the extra `train` is not installed.
+    """
     datasets = _library()
     try:
         files_in_order = [str(file) for file in files]
@@ -79,14 +102,15 @@ def read_parquet(name: str, files: list[Path], cache: Path) -> Source:
         )
     except Exception as error:  # the library's own errors, Arrow's and many of Python's
         raise InputError(f"cannot read {name} ({_line(error)}); give whole parquet files") from error
-    return Source(name, DatasetRows(name, found), Listed([]))
+    return Source(name, *DatasetRows(name, found).sorted_out())
 
 
 def read_dataset(name: str, cache: Path) -> Source:
     """A dataset in a folder, or else on the Hub: `org/name` or `org/name/configuration`.
 
-    Its split `train`, or its only one, is for training; the first of validation, val and test is held out.
-    Raises InputError, also where the extra `data` is not installed.
+    Its split `train`, or its only one, is for training; the first of validation, val and test is held out,
+    and so are rows whose column `split` says that, which are measured with where there is no such split.
+    Raises InputError, also where the extra `train` is not installed.
     """
     datasets = _library()
     try:
@@ -107,8 +131,16 @@ def read_dataset(name: str, cache: Path) -> Source:
         raise InputError(f"{name} has no split train, got {', '.join(splits)}")
     train = "train" if "train" in splits else next(iter(splits))
     held = [split for split in HELD_OUT if split in splits and split != train]
-    held_out = DatasetRows(name, splits[held[0]]) if held else Listed([])
-    return Source(name, DatasetRows(name, splits[train]), held_out)
+    rows, held_out, missed = DatasetRows(name, splits[train]).sorted_out()
+    if held:
+        held_out = DatasetRows(f"{name}, {held[0]}", splits[held[0]])
+    return Source(name, rows, held_out, missed)
+
+
+def _texts(value: object) -> list[str]:
+    """The captions in a cell: a text, or a list of texts."""
+    texts = value if isinstance(value, list) else [value]
+    return [text.strip() for text in texts if isinstance(text, str) and text.strip()]
 
 
 def _library() -> Any:

@@ -49,7 +49,10 @@ def open_sources(
         found += [(weight, source) for source in _open(place, cache, images)]
     for _, source in found:
         if not len(source.train) and not len(source.held_out):
-            raise InputError(f"{source.name} has no picture with a caption; give each a title or a text")
+            missed = f" ({source.left_out()})" if source.missed else ""
+            raise InputError(
+                f"{source.name} has no picture with a caption; give each a title or a text{missed}"
+            )
     return found
 
 

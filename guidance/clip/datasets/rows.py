@@ -5,10 +5,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from guidance.clip.sources import read
+import numpy as np
+
+from guidance.clip.sources import Missed, read
 
 #: What `split` says of rows that training must not see.
 HELD_OUT = ("val", "valid", "validation", "test")
+#: Why a picture without a text is left out.
+NO_CAPTION = "no caption"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,20 @@ class Rows(ABC):
     def __getitem__(self, number: int) -> Row: ...
 
 
+class Chosen(Rows):
+    """Some of other rows, by their numbers."""
+
+    def __init__(self, rows: Rows, numbers: Sequence[int]) -> None:
+        self._rows = rows
+        self._numbers = np.array(numbers, np.int64)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, number: int) -> Row:
+        return self._rows[int(self._numbers[number])]
+
+
 class Listed(Rows):
     """Rows in memory, about half a kilobyte each beside their captions: names and places, no pictures."""
 
@@ -62,12 +80,23 @@ class Listed(Rows):
 
 @dataclass(frozen=True)
 class Source:
-    """The rows for training and those held out of it. `missed`: pictures left out for want of a caption."""
+    """The rows for training and those held out of it. `missed`: pictures left out, broken shards, and why."""
 
     name: str
     train: Rows
     held_out: Rows
-    missed: int = 0
+    missed: Sequence[Missed] = ()
+
+    def left_out(self) -> str:
+        """What was missed, in one line: for each reason how many, and the first three by name."""
+        paths: dict[str, list[str]] = {}
+        for missed in self.missed:
+            paths.setdefault(missed.reason, []).append(missed.path)
+        told = [
+            f"{len(found)} × {reason} ({', '.join(found[:3])}{', …' * (len(found) > 3)})"
+            for reason, found in paths.items()
+        ]
+        return " ".join(f"{self.name}: {len(self.missed)} left out: {'; '.join(told)}".split())
 
 
 def stored(file: str, offset: int | None, length: int) -> Callable[[], bytes]:

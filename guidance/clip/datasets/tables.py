@@ -8,13 +8,16 @@ and addresses through curl.
 import csv
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from guidance.clip.datasets.rows import HELD_OUT, Caption, Listed, Row, Source, stored
+from guidance.clip.datasets.rows import HELD_OUT, NO_CAPTION, Caption, Listed, Row, Source, stored
 from guidance.clip.sources import (
     CAPTIONS,
     MAX_CAPTION_BYTES,
+    NO_PICTURE,
     Found,
+    Missed,
     decode_caption,
     look,
     look_shard,
@@ -32,7 +35,7 @@ def read_table(table: Path) -> Source:
 
     Optional columns: `language`, a code; `split`, where val and test are held out. Rows with one filepath are
     the captions of one picture, which is held out if any of them is; the same caption again is nothing new. A
-    row without a title is missed. Raises InputError for a file that is no such table.
+    picture without a title is missed. Raises InputError for a file that is no such table.
     """
     return _source(table, [(table, "")])
 
@@ -46,7 +49,7 @@ def read_folder(folder: Path) -> Source:
     """
     table, translations = folder / CAPTIONS, folder / TRANSLATIONS
     if not table.is_file():
-        return _found(str(folder), (_with_text(found) for found in look(folder) if isinstance(found, Found)))
+        return _found(str(folder), (_with_text(found) for found in look(folder)))
     if not translations.is_file():
         return read_table(table)
     return _source(folder, [(table, ENGLISH), (translations, "")])
@@ -55,36 +58,39 @@ def read_folder(folder: Path) -> Source:
 def read_shards(name: str, shards: Iterable[Path]) -> Source:
     """The rows of WebDataset's shards, .tar: files of one name; .txt or .json holds the caption."""
     looked = (look_shard(os.path.abspath(shard), 0) for shard in shards)
-    found = (found for shard in looked for found in shard if isinstance(found, Found))
-    return _found(name, ((found, found.caption or "") for found in found))
+    return _found(name, (found for shard in looked for found in shard))
 
 
-def _found(name: str, pictures: Iterable[tuple[Found, str]]) -> Source:
-    rows, missed = [], 0
-    for found, text in pictures:
-        if text:
-            content = stored(found.file, found.offset, found.length)
-            rows.append(Row(found.path, content, (Caption(text),)))
+def _found(name: str, items: Iterable[Found | Missed]) -> Source:
+    rows, missed = [], []
+    for item in items:
+        if isinstance(item, Missed):
+            if item.reason != NO_PICTURE:
+                missed.append(item)
+        elif item.caption:
+            content = stored(item.file, item.offset, item.length)
+            rows.append(Row(item.path, content, (Caption(item.caption),)))
         else:
-            missed += 1
+            missed.append(Missed(item.path, NO_CAPTION))
     return Source(name, Listed(rows), Listed([]), missed)
 
 
-def _with_text(found: Found) -> tuple[Found, str]:
+def _with_text(found: Found | Missed) -> Found | Missed:
+    if isinstance(found, Missed):
+        return found
     stem = os.path.splitext(found.path)[0]
     for kind in (".txt", ".json"):
         # A pipe of this name would never end.
         if os.path.isfile(stem + kind) and os.path.getsize(stem + kind) <= MAX_CAPTION_BYTES:
             with open(stem + kind, "rb") as file:
                 if text := decode_caption(file.read(MAX_CAPTION_BYTES), kind):
-                    return found, text
-    return found, ""
+                    return replace(found, caption=text)
+    return found
 
 
 def _source(name: Path, tables: list[tuple[Path, str]]) -> Source:
     captions: dict[str, list[Caption]] = {}
     held: set[str] = set()
-    missed = 0
     for number, (table, language) in enumerate(tables):
         folder = os.path.dirname(os.path.abspath(table))
         for path, row in _rows(table):
@@ -96,10 +102,9 @@ def _source(name: Path, tables: list[tuple[Path, str]]) -> Source:
                 held.add(picture)
             texts = captions.setdefault(picture, [])
             caption = Caption(title, (row.get("language") or language).strip())
-            if not title:
-                missed += 1
-            elif caption not in texts:
+            if title and caption not in texts:
                 texts.append(caption)
+    missed = [Missed(path, NO_CAPTION) for path, texts in captions.items() if not texts]
     rows = {path: Row(path, stored(path, None, 0), tuple(texts)) for path, texts in captions.items() if texts}
     train = [row for path, row in rows.items() if path not in held]
     return Source(str(name), Listed(train), Listed([rows[path] for path in rows if path in held]), missed)
