@@ -68,3 +68,28 @@ Output = Annotated[Path, Parameter(help="The folder of all runs.")]
 Resume = Annotated[
     Path | None, Parameter(help="The folder of a run to go on with, which must have the same settings.")
 ]
+Pipeline = Annotated[
+    str,
+    Parameter(
+        help="The pipeline: tiny; local-dir:…, as diffusers writes it; hf-hub:…; or a .safetensors file."
+    ),
+]
+Dialect = Annotated[
+    Literal["plain", "a1111", "comfy", "compel"],
+    Parameter(
+        help="How the prompt says weights: plain, not at all; a1111, (fox:1.3); comfy, (fox:1.3); compel, "
+        "(fox)1.3, and blends."
+    ),
+]
+Embedding = Annotated[
+    tuple[Path, ...],
+    Parameter(help="Files of learned words (textual inversion), which the prompts may then have in them."),
+]
+Negative = Annotated[str, Parameter(help="What it shall not be a picture of.")]
+Offload = Annotated[
+    Literal["none", "model", "sequential"],
+    Parameter(
+        help="On a GPU with little memory: model, only the part that computes is there; or sequential, only "
+        "the layer."
+    ),
+]

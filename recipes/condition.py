@@ -14,7 +14,6 @@ from guidance import options
 from guidance.clip.table import one_line, table
 from guidance.clip.tokenize import PromptWarning
 from guidance.diffusion.conditioning import save_condition
-from guidance.diffusion.dialects import Dialect
 from guidance.diffusion.dialects.editing import read_changing
 from guidance.diffusion.from_clip import text_encoder
 from guidance.diffusion.text_encoders import TextEncoders, Token
@@ -24,8 +23,8 @@ from guidance.diffusion.text_loading import load_text_encoders
 def main(
     prompt: Annotated[str, Parameter(help="What to say; a => b says one after the other.")],
     *,
-    dialect: Dialect = "plain",
-    model: str = "tiny",
+    dialect: options.Dialect = "plain",
+    model: options.Pipeline = "tiny",
     clip: str | None = None,
     steps: int = 20,
     clip_skip: int = 0,
@@ -38,9 +37,6 @@ def main(
     """Show what a prompt tells a Stable Diffusion: tokens, weights, contexts, what is cut off; and save it.
 
     Args:
-        dialect: How the prompt says weights: plain, not at all; a1111, (fox:1.3); comfy, (fox:1.3); compel,
-            (fox)1.3, and blends.
-        model: The pipeline: tiny; local-dir:…, as diffusers writes it; or hf-hub:….
         clip: A CLIP whose text tower takes the place of the pipeline's: tiny, local-dir:….
         steps: Of the denoising, for prompts that change: [cat:dog:0.5] in a1111, and stories.
         clip_skip: How many of the text encoder's last layers are left out.

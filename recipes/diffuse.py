@@ -10,21 +10,26 @@ from torch.nn import functional
 import guidance as g
 from guidance import options
 from guidance.diffusion.denoiser import denoiser
-from guidance.diffusion.dialects import Dialect
-from guidance.diffusion.pipeline import Offload, Precision, load_pipeline
+from guidance.diffusion.inversion import load_word, teach
+from guidance.diffusion.pipeline import Precision, load_pipeline
 from guidance.diffusion.sampled import Sampled
 from guidance.diffusion.sampling import evaluations, sample
 from guidance.diffusion.schedulers import SchedulerName
 
 
 def main(
-    prompt: Annotated[str, Parameter(help="What to show; weights of words as the dialect has them.")],
+    prompt: Annotated[
+        str, Parameter(help="What to show; a => b: one after the other; weights as the dialect has them.")
+    ],
     *,
-    model: str = "tiny",
+    model: options.Pipeline = "tiny",
     steps: int = 20,
     scale: float = 4.0,
-    negative: str = "",
-    dialect: Dialect = "plain",
+    negative: options.Negative = "",
+    dialect: options.Dialect = "plain",
+    embedding: options.Embedding = (),
+    long: bool = False,
+    clip_skip: int = 0,
     scheduler: SchedulerName | Literal["own"] = "dpm++",
     size: int | None = None,
     width: options.Width = None,
@@ -35,7 +40,7 @@ def main(
     best_of: options.BestOf = 1,
     device: options.Device = "auto",
     precision: Precision = "float32",
-    offload: Offload = "none",
+    offload: options.Offload = "none",
     tiling: bool = False,
     start: options.Start = None,
     film: options.Film = "mp4",
@@ -46,19 +51,16 @@ def main(
     """Show a prompt with a Stable Diffusion, out of noise or out of a picture; gives a picture and a film.
 
     Args:
-        model: The pipeline: tiny; local-dir:…, as diffusers writes it; hf-hub:…; or a .safetensors file.
         steps: How many steps it takes from noise to the picture.
         scale: How much more than a picture of nothing it shall be one of the prompt; 7.5 suits large models.
-        negative: What it shall not be a picture of.
-        dialect: How the prompt says weights: plain, not at all; a1111, comfy or compel.
+        long: What does not fit into a context goes on in the next, instead of being cut off.
+        clip_skip: How many of the text encoder's last layers are left out.
         scheduler: The sampler, or own, the one of the model.
         size: Side of the picture in pixels; that of the model's training if not given.
         strength: Of start: how much of the noise is put on it, from 0, which leaves it, to 1, which leaves
             nothing of it.
         mask: Of start: a picture that is white where to paint; elsewhere the start stays.
         clip: The model that chooses the best.
-        offload: On a GPU with little memory: model, only the part that computes is there; or sequential,
-            only the layer.
         tiling: Decode the picture in pieces, for less memory.
     """
     run = g.Run(__file__, locals())
@@ -81,11 +83,15 @@ def main(
         return image if hole is None or picture is None else picture.lerp(image, hole)
 
     with torch.no_grad():
-        condition = pipeline.text.encode(prompt, dialect=dialect)
-        without = pipeline.text.encode(negative, dialect=dialect)
+        teach(pipeline.text, [load_word(path) for path in embedding])
+        changing = pipeline.text.schedule(
+            prompt, clock.steps, dialect=dialect, clip_skip=clip_skip, long=long
+        )
+        without = pipeline.text.encode(negative, dialect=dialect, clip_skip=clip_skip, long=long)
         canvas = Sampled(decode, noise, clock.steps)
         steps_down = sample(
-            denoiser(pipeline, condition, without, scale),
+            # By steps, as in the tools that have such prompts, not by how much noise there is.
+            denoiser(pipeline, lambda _: changing(clock.progress), without, scale),
             pipeline.scheduler,
             noise,
             clock,

@@ -14,7 +14,7 @@ import guidance as g
 from guidance import options
 from guidance.diffusion.denoiser import Denoiser, denoiser
 from guidance.diffusion.guided import is_guided
-from guidance.diffusion.pipeline import Offload, Precision, load_pipeline
+from guidance.diffusion.pipeline import Precision, load_pipeline
 from guidance.diffusion.sampled import Sampled
 from guidance.diffusion.sampling import evaluations, sample
 from guidance.diffusion.schedulers import SchedulerName
@@ -26,10 +26,10 @@ def main(
     ],
     *,
     guidance: str | None = None,
-    model: str = "tiny",
+    model: options.Pipeline = "tiny",
     steps: int = 20,
     scale: float = 4.0,
-    negative: str = "",
+    negative: options.Negative = "",
     clip_scale: float = 3.0,
     clamp: float = 0.3,
     every: int = 1,
@@ -47,7 +47,7 @@ def main(
     best_of: options.BestOf = 1,
     device: options.Device = "auto",
     precision: Precision = "float32",
-    offload: Offload = "none",
+    offload: options.Offload = "none",
     start: options.Start = None,
     film: options.Film = "mp4",
     metadata: options.Metadata = True,
@@ -58,10 +58,8 @@ def main(
 
     Args:
         guidance: What CLIP guides to, if not to the prompt; several with weights: "blue:0.5 | @cat.png".
-        model: The pipeline: tiny; local-dir:…, as diffusers writes it; hf-hub:…; or a .safetensors file.
         steps: How many steps it takes from noise to the picture.
         scale: Of the prompt without CLIP (classifier-free guidance); 7.5 suits large models.
-        negative: What it shall not be a picture of.
         clip_scale: How strongly CLIP guides; 0 not at all.
         clamp: How far CLIP may move the picture in a step, of what is still open in it: 0.3 is three tenths.
         every: Every how many steps CLIP guides, then as much longer.
@@ -73,8 +71,6 @@ def main(
         size: Side of the picture in pixels; that of the model's training if not given.
         strength: Of start: how much of the noise is put on it, from 0, which leaves it, to 1, which leaves
             nothing of it.
-        offload: On a GPU with little memory: model, only the part that computes is there; or sequential,
-            only the layer.
     """
     run = g.Run(__file__, locals())
     if offload != "none" and gradient == "full":

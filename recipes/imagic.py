@@ -10,7 +10,7 @@ import guidance as g
 from guidance import options
 from guidance.diffusion.conditioning import Condition, blend, save_condition
 from guidance.diffusion.learning import Learned, learn, read_pictures
-from guidance.diffusion.pipeline import Offload, Precision, load_pipeline
+from guidance.diffusion.pipeline import Precision, load_pipeline
 from guidance.diffusion.rendering import renderer
 from guidance.diffusion.schedulers import SchedulerName
 from guidance.media import sheet, write_png
@@ -24,14 +24,14 @@ def main(
     preset: Literal["tiny", "imagic"] = "tiny",
     steps: int = 150,
     batch: int = 8,
-    model: str = "tiny",
+    model: options.Pipeline = "tiny",
     sampling: int = 20,
     scale: float = 4.0,
     scheduler: SchedulerName = "dpm++",
     seed: options.Seed = 0,
     device: options.Device = "auto",
     precision: Precision = "float32",
-    offload: Offload = "none",
+    offload: options.Offload = "none",
     film: options.Film = "mp4",
     metadata: options.Metadata = True,
     output: options.Output = Path("outputs"),
@@ -46,12 +46,9 @@ def main(
         preset: The learning rate: tiny's, 0.02; or imagic, the paper's 0.001, with --steps 100 --batch 1.
         steps: How often the embedding is brought nearer to the picture.
         batch: How many noisy versions of the picture a step sees.
-        model: The pipeline: tiny; local-dir:…, as diffusers writes it; hf-hub:…; or a .safetensors file.
         sampling: How many steps it takes from noise to the picture.
         scale: How much more than a picture of nothing it shall be one of the embedding.
         scheduler: The sampler.
-        offload: On a GPU with little memory: model, only the part that computes is there; or sequential,
-            only the layer.
     """
     run = g.Run(__file__, locals())
     if not -inf < strength < inf:

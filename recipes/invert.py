@@ -13,7 +13,7 @@ from guidance.clock import Schedule
 from guidance.diffusion.conditioning import Condition
 from guidance.diffusion.inversion import Word, begin_word, save_word, teach
 from guidance.diffusion.learning import Learned, learn, read_pictures
-from guidance.diffusion.pipeline import Offload, Precision, load_pipeline
+from guidance.diffusion.pipeline import Precision, load_pipeline
 from guidance.diffusion.rendering import renderer
 from guidance.diffusion.schedulers import SchedulerName
 
@@ -30,14 +30,14 @@ def main(
     batch: int = 8,
     mirrored: bool = False,
     templates: options.Templates = "plain",
-    model: str = "tiny",
+    model: options.Pipeline = "tiny",
     sampling: int = 20,
     scale: float = 4.0,
     scheduler: SchedulerName = "dpm++",
     seed: options.Seed = 0,
     device: options.Device = "auto",
     precision: Precision = "float32",
-    offload: Offload = "none",
+    offload: options.Offload = "none",
     film: options.Film = "mp4",
     metadata: options.Metadata = True,
     output: options.Output = Path("outputs"),
@@ -59,12 +59,9 @@ def main(
         batch: How many noisy pictures a step sees.
         mirrored: Whether pictures are seen mirrored as well.
         templates: Sentences that the word is seen in: plain, openai, or a file, one a line, {} for the word.
-        model: The pipeline: tiny; local-dir:…, as diffusers writes it; hf-hub:…; or a .safetensors file.
         sampling: How many steps the picture takes from noise.
         scale: How much more than a picture of nothing it shall be one of the prompt.
         scheduler: The sampler.
-        offload: On a GPU with little memory: model, only the part that computes is there; or sequential,
-            only the layer.
     """
     run = g.Run(__file__, locals())
     if batch < 1:

@@ -9,7 +9,7 @@ import guidance as g
 from guidance import options
 from guidance.canvas.conditioning import Conditioning
 from guidance.diffusion.conditioning import save_condition, stack
-from guidance.diffusion.pipeline import Offload, Precision, load_pipeline
+from guidance.diffusion.pipeline import Precision, load_pipeline
 from guidance.diffusion.rendering import renderer
 from guidance.diffusion.schedulers import SchedulerName
 from guidance.media import write_png
@@ -20,10 +20,10 @@ def main(
     *,
     begin: str | None = None,
     steps: int = 40,
-    model: str = "tiny",
+    model: options.Pipeline = "tiny",
     sampling: int = 8,
     scale: float = 4.0,
-    negative: str = "",
+    negative: options.Negative = "",
     scheduler: SchedulerName = "dpm++",
     rate: float = 0.02,
     radius: float = 0.5,
@@ -36,7 +36,7 @@ def main(
     best_of: options.BestOf = 1,
     device: options.Device = "auto",
     precision: Precision = "float32",
-    offload: Offload = "none",
+    offload: options.Offload = "none",
     on_nan: options.OnNan = "stop",
     report: options.Report = False,
     film: options.Film = "mp4",
@@ -50,17 +50,13 @@ def main(
         begin: The words that the embedding begins as; those of the prompt if not given. A prompt that is a
             picture (@cat.png) needs some.
         steps: How many times the embedding is improved.
-        model: The pipeline: tiny; local-dir:…, as diffusers writes it; hf-hub:…; or a .safetensors file.
         sampling: How many steps it takes from noise to the picture, each time.
         scale: How much more than a picture of nothing it shall be one of the prompt; 7.5 suits large models.
-        negative: What it shall not be a picture of.
         scheduler: The sampler.
         rate: Learning rate of Adam, the first; it fades. The embedding's numbers have about unit variance.
         radius: How far a token's row may go, in lengths of what it begins as.
         smooth: Weight of the total variation, which takes specks away.
         size: Side of the picture in pixels; that of the model's training if not given.
-        offload: On a GPU with little memory: model, only the part that computes is there; or sequential,
-            only the layer.
     """
     run = g.Run(__file__, locals())
     for name, value in (("rate", rate), ("smooth", smooth)):

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 import guidance as g
 from guidance import options
-from guidance.diffusion.pipeline import Offload, Precision, load_pipeline
+from guidance.diffusion.pipeline import Precision, load_pipeline
 
 
 def main(
@@ -17,10 +17,10 @@ def main(
     steps: int = 250,
     paths: int = 64,
     preset: Literal["calm", "vectorfusion"] = "calm",
-    model: str = "tiny",
+    model: options.Pipeline = "tiny",
     scale: float | None = None,
     times: tuple[float, float] = (0.05, 0.95),
-    negative: str = "",
+    negative: options.Negative = "",
     size: options.Size = 128,
     seed: options.Seed = 0,
     clip: options.Clip = "tiny",
@@ -28,7 +28,7 @@ def main(
     best_of: options.BestOf = 1,
     device: options.Device = "auto",
     precision: Precision = "float32",
-    offload: Offload = "none",
+    offload: options.Offload = "none",
     start: options.Start = None,
     on_nan: options.OnNan = "stop",
     report: options.Report = False,
@@ -45,13 +45,9 @@ def main(
         preset: calm, nearly the whole picture and times that fall: best with a small pipeline, such as tiny;
             or vectorfusion, the paper's views and rates, which had --model hf-hub:… (Stable Diffusion 1.5)
             --paths 128 --steps 1000 --size 600, and for --start the best picture of diffuse --best-of 6.
-        model: The pipeline: tiny; local-dir:…, as diffusers writes it; hf-hub:…; or a .safetensors file.
         scale: Of classifier-free guidance; by the preset, 20 or the paper's 100.
         times: Between which shares of the noise, none to all, the drawing is judged.
-        negative: What it shall not be a drawing of.
         clip: The model that chooses the best.
-        offload: On a GPU with little memory: model, only the part that computes is there; or sequential,
-            only the layer.
     """
     run = g.Run(__file__, locals())
     clock = g.Clock(steps, seed)

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 import guidance as g
+from guidance.diffusion.inversion import begin_word, save_word
+from guidance.diffusion.pipeline import load_pipeline
 from guidance.media import read_image, write_png
 from guidance.run import Run
 from recipes.diffuse import main
@@ -35,6 +37,26 @@ def test_the_prompt_matters(tmp_path: Path) -> None:
         colours.append(image.mean((0, 2, 3)))
     assert colours[0][0] > colours[0][2] + 0.1
     assert colours[1][2] > colours[1][0] + 0.1
+
+
+def test_prompts_change_with_the_steps(tmp_path: Path) -> None:
+    def picture(prompt: str) -> torch.Tensor:
+        return read_image(main(prompt, dialect="a1111", output=tmp_path, **QUICK) / "final.png")
+
+    red, changed = picture("red heart"), picture("[red heart:blue heart:0.5]")
+    assert torch.equal(picture("[red heart:blue heart:1.0]"), red)
+    assert torch.equal(picture("[red:blue:0.5] heart"), changed)
+    assert not torch.equal(changed, red)
+    assert not torch.equal(picture("red heart => blue heart"), red)
+
+
+def test_learned_words_are_read_from_files(tmp_path: Path) -> None:
+    """A word that was begun as another and never changed says the same."""
+    word = begin_word(load_pipeline("tiny").text, "<it>", "heart", None)
+    save_word(tmp_path / "it.safetensors", word)
+    same = main("red <it>", embedding=(tmp_path / "it.safetensors",), output=tmp_path, **QUICK)
+    plain = main("red heart", output=tmp_path, **QUICK)
+    assert torch.equal(read_image(same / "final.png"), read_image(plain / "final.png"))
 
 
 def test_a_negative_prompt_pushes_away(tmp_path: Path) -> None:
