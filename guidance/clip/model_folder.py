@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from open_clip.hf_model import HFTextEncoder
 from open_clip.model import CLIP
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import nn
 
 from guidance.clip.tokenize import FileTokenizer, Tokenizer
@@ -51,8 +52,12 @@ def write_weights(folder: Path, model: nn.Module, dtype: torch.dtype) -> None:
         name: tensor.to("cpu", dtype if tensor.is_floating_point() else tensor.dtype, copy=True).contiguous()
         for name, tensor in model.state_dict().items()
     }
-    with replacing(folder / "open_clip_model.safetensors") as temporary:
-        save_file(tensors, temporary)
+    # Not save_file, whose error on a full disk is not the system's.
+    data = to_bytes(tensors)
+    with replacing(folder / "open_clip_model.safetensors") as temporary, temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())  # some file systems find only then that they are full
 
 
 def write_words(folder: Path, words: Iterable[str]) -> None:

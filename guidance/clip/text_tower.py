@@ -97,16 +97,6 @@ class TextTower(nn.Module):
         """Keep only what goes in between layers for the gradient, and compute the rest again."""
         self.grad_checkpointing = enable
 
-    def lock(self, unlocked_layers: int = 0, freeze_layer_norm: bool = True) -> None:
-        """Freeze all, or all but the last layers and what comes after them (LiT, Zhai et al. 2022).
-
-        The arguments are open_clip's; layer norms are frozen with their layers, whatever is asked for.
-        """
-        self.requires_grad_(False)
-        if unlocked_layers:
-            for part in (*self.blocks[-unlocked_layers:], self.ln_final, self.text_projection):
-                part.requires_grad_(True)
-
 
 def rotations(length: int, width: int, device: torch.device) -> Float[Tensor, "length half 2"]:
     """Cosine and sine of the angle by which each position turns each pair of numbers of a head."""

@@ -3,6 +3,7 @@
 import json
 import socket
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from open_clip.model import resize_pos_embed
 from torch import Tensor, nn
 
 from guidance import InputError, load
+from guidance.clip import model_folder
 from guidance.clip.architecture import new_model
 from guidance.clip.locking import lock
 from guidance.clip.model_folder import save
@@ -396,6 +398,14 @@ def test_checkpointed_activations_have_the_same_gradients(kind: str, write: Call
         found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
     torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-6)
     assert kept[1] < 0.7 * kept[0]
+
+
+def test_a_full_disk_is_told_as_the_system_tells_it(
+    write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_folder, "replacing", lambda path: nullcontext(Path("/dev/full")))
+    with pytest.raises(OSError, match="No space left"):
+        model_folder.write_weights(tmp_path, make(write())[0], torch.float32)
 
 
 def test_a_tower_that_cannot_checkpoint_is_told(write: Callable[..., Path]) -> None:

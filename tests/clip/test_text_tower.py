@@ -113,17 +113,6 @@ def test_recomputed_gradients_are_the_same(cls: bool, rotary: bool) -> None:
     torch.testing.assert_close(found[0], found[1])
 
 
-def test_all_but_the_last_layers_are_locked() -> None:
-    made = tower()
-    made.lock(unlocked_layers=1)
-    open_ = {
-        name.split(".")[0] + name.split(".")[1] for name, p in made.named_parameters() if p.requires_grad
-    }
-    assert open_ == {"blocks1", "ln_finalweight", "ln_finalbias", "text_projectionweight"}
-    made.lock()
-    assert not any(parameter.requires_grad for parameter in made.parameters())
-
-
 def test_it_takes_the_place_of_open_clips() -> None:
     vision = {"image_size": 16, "patch_size": 8, "width": 16, "layers": 1, "head_width": 8}
     text = {"context_length": 8, "vocab_size": 20, "width": 16, "heads": 2, "layers": 1}
