@@ -4,6 +4,7 @@ Batch i is a function of the data, the seed and i, and so is every draw; a train
 """
 
 import hashlib
+import re
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -81,16 +82,20 @@ class Pupil(nn.Module):
 
 
 def adamw(module: nn.Module, weight_decay: float = 0.2) -> torch.optim.AdamW:
-    """AdamW as open_clip has it: matrices and filters decay; gains, biases and the scale do not.
+    """AdamW as open_clip has it: matrices and filters decay; gains, biases, also tables of them, do not.
 
     Its betas and eps are those for transformers, which suit small convolutional towers as well.
     """
-    learned = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    learned = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    decaying = {
+        name for name, p in learned.items() if p.ndim > 1 and not re.search("bn|ln|bias|logit_scale", name)
+    }
+    kept = [p for name, p in learned.items() if name not in decaying]
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in learned if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in learned if p.ndim == 1], "weight_decay": 0.0},
+        {"params": [p for name, p in learned.items() if name in decaying], "weight_decay": weight_decay},
+        {"params": [p for p in kept if p.ndim], "weight_decay": 0.0},
         # Alone, since FSDP2 leaves them whole, and loops over many tensors at once want one kind.
-        {"params": [p for p in learned if p.ndim == 0], "weight_decay": 0.0},
+        {"params": [p for p in kept if not p.ndim], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     # Not fused: that takes the moments for channels-last like the weights, which they are not after a resume.
@@ -199,7 +204,7 @@ def chance(contrast: str, batch: int, decoupled: bool = False) -> float:
     """The lowest contrastive loss of a model that guesses, which finds nothing of a pair in its other half.
 
     ln(batch), or ln(batch - 1) where the right answer is left out of the denominator; for SigLIP
-    ln(batch) + (batch - 1) ln(batch / (batch - 1)).
+    ln(batch) + (batch - 1) ln(batch / (batch - 1)). These two are for batches in which no pair repeats.
     """
     if contrast == "siglip":
         return log(batch) + (batch - 1) * log(batch / (batch - 1)) if batch > 1 else 0.0
