@@ -22,7 +22,7 @@ def main(
     pictures: Path,
     prompt: str = "<it>",
     *,
-    word: str = "<it>",
+    word: str | None = None,
     initial: str = "thing",
     vectors: int | None = None,
     preset: Literal["tiny", "diffusers"] = "tiny",
@@ -50,7 +50,7 @@ def main(
     Args:
         pictures: A folder with about five pictures of one thing or one style, or a single picture.
         prompt: What the picture at the end shows, with the word in it.
-        word: What to call it; unlike any word that there is.
+        word: What to call it, unlike any word that there is; if not given, what is in <> in the prompt.
         initial: A word for the kind of thing, which it begins as.
         vectors: How many tokens it takes; as many as `initial` if not given.
         preset: The learning rate: tiny's; or diffusers, that of its script, with --steps 5000 --batch 16
@@ -66,6 +66,11 @@ def main(
     run = g.Run(__file__, locals())
     if batch < 1:
         raise g.InputError(f"batch must be at least 1, got {batch}")
+    if word is None:
+        named = re.search(r"<[^<>\s]+>", prompt)
+        if named is None:
+            raise g.InputError(f"the prompt must have the word to learn in it, such as <it>, got {prompt!r}")
+        word = named[0]
     if word not in prompt:
         raise g.InputError(f"the prompt must have the word {word!r} in it, got {prompt!r}")
     clock = g.Clock(steps, seed)

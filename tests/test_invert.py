@@ -135,7 +135,7 @@ def test_tuning_raises_the_score(model: str, tmp_path: Path) -> None:
         (["imagic", "PICTURE", "a fox", "--strength", "inf"], "strength must be a finite number, got inf"),
         (["imagic", "missing.png", "a fox"], "missing.png"),
         (["imagic", "PICTURE", "a fox", "--batch", "0"], "batch must be at least 1, got 0"),
-        (["invert", "PICTURE", "a fox"], "must have the word '<it>' in it, got 'a fox'"),
+        (["invert", "PICTURE", "a fox"], "must have the word to learn in it, such as <it>, got 'a fox'"),
         (["invert", "PICTURE", "--word", "two words", "--prompt", "two words"], "one word"),
         (["invert", "PICTURE", "--initial", ""], "must have a token, got ''"),
         (["invert", "PICTURE", "--sampling", "0"], "steps must be from 1 to 1000"),
