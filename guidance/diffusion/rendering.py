@@ -10,7 +10,7 @@ from guidance.clock import Clock, Schedule
 from guidance.diffusion.conditioning import Condition
 from guidance.diffusion.denoiser import denoiser
 from guidance.diffusion.pipeline import Pipeline
-from guidance.diffusion.sampling import sample
+from guidance.diffusion.sampling import evaluations, sample
 
 Renderer = Callable[[Condition], Float[Tensor, "b 3 h w"]]
 
@@ -31,8 +31,9 @@ def renderer(
     `scale` is that of classifier-free guidance from `negative`. `checkpointed`: only the latents between the
     steps are kept, and in the backward pass each step, and at last the decoder, computes a second time (Chen
     et al. 2016), so that a picture of many steps takes as much memory as one of one step. Raises InputError
-    as `sample` does.
+    as `sample` does, at once.
     """
+    evaluations(pipeline.scheduler, steps)
 
     def bounded(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         if not checkpointed:
