@@ -48,9 +48,9 @@ def begin_word(encoders: TextEncoders, text: str, initial: str, vectors: int | N
 
 def check_word(text: str) -> None:
     """Raises InputError unless a text can be a learned word in every dialect."""
-    if not _WORD.fullmatch(text):
+    if not _WORD.fullmatch(text) or not text.isprintable() or len(text) > 100:
         raise InputError(
-            f"a learned word is one word without brackets and signs that weigh, got {text!r}; "
+            f"a learned word is one word without brackets and signs that weigh, got {text[:100]!r}; "
             "write it like <fox>"
         )
 
@@ -104,7 +104,8 @@ def load_word(path: Path, text: str | None = None) -> Word:
             ((key, tensor),) = tensors.items()
             rows, name = [tensor], (told or path.stem) if key == "emb_params" else key
         else:
-            raise ValueError(f"its tensors are {', '.join(sorted(tensors)) or 'none'}, which is no word")
+            told = ", ".join(sorted(tensors))[:200] or "none"
+            raise ValueError(f"its tensors are {told}, which is no word")
         rows = [row[None] if row.dim() == 1 else row for row in rows]
         for row in rows:
             if row.dim() != 2 or 0 in row.shape or not row.is_floating_point():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from guidance.clip.names import MODELS
-from guidance.diffusion.text_loading import read_text_encoder, read_tokenizer
+from guidance.diffusion.text_loading import check_text_encoder, read_text_encoder, read_tokenizer
 from guidance.diffusion.vae import read_model
 from guidance.errors import InputError
 
@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 
 #: Larger networks are refused; Stable Diffusion XL's U-Net has 2.6 billion weights.
 MAX_NUMBERS = 4_000_000_000
+
+#: More levels, or layers a level, are refused: even to count their weights takes minutes. SDXL has 3 and 10.
+_MAX_LEVELS, _MAX_LAYERS = 8, 32
+
+#: Longer trainings' tables are not made; Stable Diffusion's has 1000 times.
+_MAX_TIMES = 100_000
 
 #: diffusers' pipelines that have these parts.
 _KINDS = [f"StableDiffusion{xl}{task}Pipeline" for xl in ("", "XL") for task in ("", "Img2Img", "Inpaint")]
@@ -56,6 +62,11 @@ def read_parts(name: str, dtype: torch.dtype) -> Parts:
 def check_parts(parts: Parts, name: str) -> None:
     """Raises InputError unless the parts fit each other and this package can drive them."""
     config = parts.unet.config
+    if not isinstance(config.sample_size, int) or not 0 < config.sample_size <= 4096:
+        raise InputError(
+            f"the U-Net of {name!r} has sample_size {config.sample_size}, which must be the side of its "
+            "latents, such as 64; check its config.json"
+        )
     width = sum(model.config.hidden_size for model in parts.text_encoders)
     if config.cross_attention_dim != width:
         raise InputError(
@@ -102,18 +113,7 @@ def _read_hub(place: str, dtype: torch.dtype) -> Parts:
 def _read_parts(place: str, index: dict[str, Any], dtype: torch.dtype, name: str) -> Parts:
     import diffusers
 
-    _check_kind(index, place)
-    local = name.startswith("local-dir:")
-    towers = ["text_encoder", "text_encoder_2"] if "XL" in index["_class_name"] else ["text_encoder"]
-    for part in (*towers, "unet", "vae", "scheduler"):
-        if not index.get(part) or index[part][1] is None:
-            raise InputError(f"the pipeline {place} has no {part}; take a whole Stable Diffusion")
-
-    if index["unet"][1] != "UNet2DConditionModel":
-        raise InputError(
-            f"the unet of {place} is a {index['unet'][1]}, and must be a UNet2DConditionModel; "
-            "take a Stable Diffusion 1, 2 or XL"
-        )
+    towers, local = _check_index(index, place), name.startswith("local-dir:")
     _check_size(diffusers.UNet2DConditionModel, place, local)
     unet, report = diffusers.UNet2DConditionModel.from_pretrained(
         place,
@@ -126,30 +126,71 @@ def _read_parts(place: str, index: dict[str, Any], dtype: torch.dtype, name: str
     if missing := report["missing_keys"]:
         raise InputError(f"the unet of {place} lacks the weights {missing[0]}, …; copy it there again")
     vae = read_model(f"{name}/vae")
-    scheduler = getattr(diffusers, index["scheduler"][1], None)
-    if scheduler is None or not issubclass(scheduler, diffusers.SchedulerMixin):
-        raise InputError(f"the scheduler of {place} is {index['scheduler'][1]}, which diffusers has not")
     return Parts(
         [read_text_encoder(place, part, index, local=local, dtype=dtype) for part in towers],
-        [
-            read_tokenizer(place, part.replace("text_encoder", "tokenizer"), index, local=local)
-            for part in towers
-        ],
+        _read_tokenizers(place, towers, index, local),
         unet,
         vae,
-        scheduler.from_pretrained(place, subfolder="scheduler", local_files_only=local),
+        _read_scheduler(place, index, local),
     )
 
 
-def _check_kind(index: Any, place: str) -> None:
+def _check_index(index: Any, place: str) -> list[str]:
+    """The names of the text encoders of a pipeline that has all parts, each of a kind that is known."""
     if not isinstance(index, dict) or index.get("_class_name") not in _KINDS:
         kind = index.get("_class_name") if isinstance(index, dict) else None
         raise InputError(f"{place} is a {kind}; take a Stable Diffusion 1, 2 or XL")
+    towers = ["text_encoder", "text_encoder_2"] if "XL" in index["_class_name"] else ["text_encoder"]
+    for part in (*towers, "unet", "vae", "scheduler"):
+        if not index.get(part) or index[part][1] is None:
+            raise InputError(f"the pipeline {place} has no {part}; take a whole Stable Diffusion")
+    for part, known in (("unet", "UNet2DConditionModel"), ("vae", "AutoencoderKL")):
+        if index[part][1] != known:
+            raise InputError(
+                f"the {part} of {place} is a {index[part][1]}, and must be a {known}; "
+                "take a Stable Diffusion 1, 2 or XL"
+            )
+    return towers
+
+
+def _read_tokenizers(place: str, towers: list[str], index: dict[str, Any], local: bool) -> list[Any]:
+    return [
+        read_tokenizer(place, part.replace("text_encoder", "tokenizer"), index, local=local)
+        for part in towers
+    ]
+
+
+def _read_scheduler(place: str, index: dict[str, Any], local: bool) -> Any:
+    import diffusers
+
+    kind = getattr(diffusers, index["scheduler"][1], None)
+    if kind is None or not issubclass(kind, diffusers.SchedulerMixin):
+        raise InputError(f"the scheduler of {place} is {index['scheduler'][1]}, which diffusers has not")
+    config = kind.load_config(place, subfolder="scheduler", local_files_only=local)
+    times = config.get("num_train_timesteps", 1000)
+    if not 2 <= times <= _MAX_TIMES:
+        raise InputError(f"the scheduler of {place} has {times} times; check its scheduler_config.json")
+    return kind.from_config(config)
 
 
 def _check_size(kind: Any, place: str, local: bool) -> None:
     """The whole network is made before its weights are looked at, so count it first, on the meta device."""
     config = kind.load_config(place, subfolder="unet", local_files_only=local)
+    layers = [
+        _most(config.get(name))
+        for name in (
+            "layers_per_block",
+            "transformer_layers_per_block",
+            "reverse_transformer_layers_per_block",
+        )
+    ]
+    if len(config.get("block_out_channels", ())) > _MAX_LEVELS or max(layers) > _MAX_LAYERS:
+        raise InputError(
+            f"the U-Net of {place} has more than {_MAX_LEVELS} levels or {_MAX_LAYERS} layers a level; "
+            "check its config.json"
+        )
+    if config.get("quantization_config"):
+        raise InputError(f"the U-Net of {place} is quantised; take one in float32 or half precision")
     with torch.device("meta"):
         numbers = sum(parameter.numel() for parameter in kind.from_config(config).parameters())
     if numbers > MAX_NUMBERS:
@@ -158,8 +199,14 @@ def _check_size(kind: Any, place: str, local: bool) -> None:
         )
 
 
+def _most(number: Any) -> float:
+    """The greatest of a number or of lists of numbers, 0 for none."""
+    return max(map(_most, number), default=0) if isinstance(number, list) else number or 0
+
+
 def _read_file(path: Path, dtype: torch.dtype) -> Parts:
     import diffusers
+    from diffusers.loaders.single_file_utils import SingleFileComponentError
 
     if not os.path.isfile(path):
         raise InputError(f"there is no file {path}; check the path")
@@ -169,22 +216,32 @@ def _read_file(path: Path, dtype: torch.dtype) -> Parts:
             f"{path} holds weights alone; copy the configurations of its pipeline beside it: "
             "model_index.json and the folders tokenizer, text_encoder, unet, vae, scheduler without weights"
         )
+    place = str(folder)
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    _check_kind(index, str(folder))
-    _check_size(diffusers.UNet2DConditionModel, str(folder), local=True)
-    kind = (
-        diffusers.StableDiffusionXLPipeline
-        if "XL" in index["_class_name"]
-        else diffusers.StableDiffusionPipeline
-    )
-    whole = kind.from_single_file(
-        str(path), config=str(folder), local_files_only=True, torch_dtype=dtype, safety_checker=None
-    )
-    xl = kind is diffusers.StableDiffusionXLPipeline
-    return Parts(
-        [whole.text_encoder, whole.text_encoder_2] if xl else [whole.text_encoder],
-        [whole.tokenizer, whole.tokenizer_2] if xl else [whole.tokenizer],
-        whole.unet,
-        whole.vae,
-        whole.scheduler,
-    )
+    towers = _check_index(index, place)
+    # diffusers imports whatever module is named here, and takes the class from it.
+    for part, library in (
+        *((tower, "transformers") for tower in towers),
+        ("unet", "diffusers"),
+        ("vae", "diffusers"),
+    ):
+        if index[part][0] != library:
+            raise InputError(
+                f"the {part} of {place} is of {index[part][0]!r}, not of {library}; "
+                "check its model_index.json"
+            )
+    _check_size(diffusers.UNet2DConditionModel, place, local=True)
+    for tower in towers:
+        check_text_encoder(place, tower, index, local=True)
+    tokenizers, scheduler = _read_tokenizers(place, towers, index, True), _read_scheduler(place, index, True)
+    kind = diffusers.StableDiffusionXLPipeline if len(towers) > 1 else diffusers.StableDiffusionPipeline
+    given = dict(zip(("tokenizer", "tokenizer_2"), tokenizers, strict=False))
+    try:
+        whole = kind.from_single_file(
+            str(path), config=place, local_files_only=True, torch_dtype=dtype, scheduler=scheduler, **given
+        )
+    except SingleFileComponentError as error:
+        told = str(error).split(". ")[0]
+        raise InputError(f"{path} is no whole Stable Diffusion ({told}); take one with all parts") from error
+    encoders = [getattr(whole, tower) for tower in towers]
+    return Parts(encoders, tokenizers, whole.unet, whole.vae, scheduler)

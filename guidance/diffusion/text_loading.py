@@ -73,21 +73,10 @@ def read_text_encoder(
 ) -> Any:
     """A text encoder of a pipeline, on the CPU; `part` is its folder, `index` its model_index.json.
 
-    Raises InputError for another kind of model, for absurd sizes, and for weights that are missing; whatever
-    transformers raises for files that are broken.
+    Raises InputError as `check_text_encoder` does and for weights that are missing; whatever transformers
+    raises for files that are broken.
     """
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection
-
-    kind = {kind.__name__: kind for kind in (CLIPTextModel, CLIPTextModelWithProjection)}.get(index[part][1])
-    if kind is None:
-        raise InputError(
-            f"the {part} of {place} is a {index[part][1]}, and must be a CLIPTextModel; "
-            "take a Stable Diffusion 1, 2 or XL"
-        )
-    config, _ = kind.config_class.get_config_dict(place, subfolder=part, local_files_only=local)
-    for name, most in _MOST.items():
-        if not 0 < config.get(name, 1) <= most:
-            raise InputError(f"the {part} of {place} has {name} {config[name]}; check its config.json")
+    kind = check_text_encoder(place, part, index, local=local)
     model, report = kind.from_pretrained(
         place,
         subfolder=part,
@@ -99,6 +88,34 @@ def read_text_encoder(
     if missing := [key for key in report["missing_keys"] if not key.endswith("position_ids")]:
         raise InputError(f"the {part} of {place} lacks the weights {missing[0]}, …; copy it there again")
     return model
+
+
+def check_text_encoder(place: str, part: str, index: dict[str, Any], *, local: bool) -> Any:
+    """The class of a text encoder in transformers, its configuration read but nothing made of it.
+
+    Raises InputError for another kind of model, for absurd sizes, and for a configuration that names code to
+    fetch and run (an attention kernel on the hub) or quantised weights.
+    """
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+    kind = {kind.__name__: kind for kind in (CLIPTextModel, CLIPTextModelWithProjection)}.get(index[part][1])
+    if kind is None:
+        raise InputError(
+            f"the {part} of {place} is a {index[part][1]}, and must be a CLIPTextModel; "
+            "take a Stable Diffusion 1, 2 or XL"
+        )
+    config, _ = kind.config_class.get_config_dict(place, subfolder=part, local_files_only=local)
+    for told in (config, config.get("text_config") or {}):  # of a whole CLIP, the text's own
+        for name, most in _MOST.items():
+            if not 0 < told.get(name, 1) <= most:
+                raise InputError(f"the {part} of {place} has {name} {told[name]}; check its config.json")
+        for name in ("attn_implementation", "_attn_implementation", "quantization_config"):
+            if told.get(name) not in (None, "eager", "sdpa"):
+                raise InputError(
+                    f"the {part} of {place} asks for the {name} {str(told[name])[:80]!r}, which is not run; "
+                    "take it out of its config.json"
+                )
+    return kind
 
 
 def read_tokenizer(place: str, part: str, index: dict[str, Any], *, local: bool) -> Any:

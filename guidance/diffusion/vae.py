@@ -186,6 +186,8 @@ def read_model(name: str) -> Any:
 @contextmanager
 def told_in_one_line(name: str) -> Iterator[None]:
     """Make InputErrors of what broken weights, other shapes and impossible configurations raise."""
+    from pickle import UnpicklingError
+
     from safetensors import SafetensorError
 
     mistakes = (OSError, ValueError, RuntimeError, LookupError, TypeError, SafetensorError)
@@ -193,7 +195,7 @@ def told_in_one_line(name: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (*mistakes, AttributeError, ArithmeticError, MemoryError) as error:
+    except (*mistakes, ImportError, UnpicklingError, AttributeError, ArithmeticError, MemoryError) as error:
         text = " ".join(str(error).split())
         raise InputError(
             f"the model {name!r} cannot be loaded ({type(error).__name__}: {text[:200]}); "

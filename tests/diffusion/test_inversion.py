@@ -194,6 +194,8 @@ def test_words_of_other_tools_are_read(tensors: dict[str, Tensor], text: str, tm
         ({"a": torch.ones(1, 4), "b": torch.ones(1, 4)}, "its tensors are a, b, which is no word"),
         ({"two words": torch.ones(1, 4)}, "a learned word is one word"),
         ({"(it:1.2)": torch.ones(1, 4)}, "a learned word is one word"),
+        ({"a\x00b": torch.ones(1, 4)}, "a learned word is one word"),
+        ({"a" * 101: torch.ones(1, 4)}, "a learned word is one word"),
     ],
 )
 def test_what_is_no_word_is_one_line(tensors: dict[str, Tensor], words: str, tmp_path: Path) -> None:

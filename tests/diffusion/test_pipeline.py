@@ -106,6 +106,14 @@ def told(part: str, **changes: object) -> Callable[[Path], None]:
         ),
         (told("model_index.json", scheduler=["os", "system"]), "scheduler .* is system"),
         (told("scheduler/scheduler_config.json", prediction_type="colour"), "predicts 'colour'"),
+        (told("scheduler/scheduler_config.json", num_train_timesteps=10**9), "has 1000000000 times"),
+        (told("unet/config.json", layers_per_block=10**6), "8 levels or 32 layers"),
+        (told("unet/config.json", transformer_layers_per_block=[1, [10**6]]), "8 levels or 32 layers"),
+        (told("unet/config.json", sample_size=None), "sample_size None"),
+        (told("unet/config.json", quantization_config={"load_in_4bit": True}), "is quantised"),
+        (told("text_encoder/config.json", attn_implementation="org/kernel"), "asks for the attn_impl"),
+        (told("text_encoder/config.json", quantization_config={"bits": 4}), "asks for the quantization"),
+        (told("text_encoder/config.json", text_config={"hidden_size": 10**6}), "has hidden_size 1000000"),
         (told("unet/config.json", class_embed_type="timestep"), "lacks the weights class_embedding"),
         (
             lacking("text_encoder", "model.safetensors", "final_layer_norm.weight"),
@@ -153,6 +161,17 @@ def test_a_single_file_without_configurations(tmp_path: Path) -> None:
         InputError, match=r"copy the configurations of its pipeline beside it: model_index\.json"
     ):
         load_pipeline(str(tmp_path / "model.safetensors"))
+
+
+def test_a_single_file_names_no_module_to_import(made: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(made, tmp_path / "copy"))
+    name = str(folder / "lora.safetensors")
+    save_file({"lora": torch.zeros(1)}, name)
+    with pytest.raises(InputError, match="no whole Stable Diffusion"):
+        load_pipeline(name)
+    edit(folder / "model_index.json", text_encoder=["antigravity", "CLIPTextModel"])
+    with pytest.raises(InputError, match=r"text_encoder of .* is of 'antigravity'"):
+        load_pipeline(name)
 
 
 def test_options_that_cannot_be(made: Path) -> None:
