@@ -37,7 +37,7 @@ def main(
     precision: Literal["float32", "bfloat16"] = "float32",
     output: Path = Path("outputs/train_clip"),
 ) -> Path:
-    """Train a CLIP on captioned pictures; the same command again goes on where it was stopped.
+    """Train a small CLIP whose gradient draws; the same command again goes on where it was stopped.
 
     Args:
         data: A folder with captions.csv (filepath, title) and, if there is one, captions_multilingual.csv.

@@ -109,10 +109,10 @@ def _place(parts: Parts, where: torch.device, offload: Offload) -> None:
             model.to(where)
         return
     try:
-        from accelerate import cpu_offload, cpu_offload_with_hook  # type: ignore[import-untyped]
+        from accelerate import cpu_offload, cpu_offload_with_hook
     except ImportError as error:
         raise InputError(
-            "offload needs the package accelerate; install it by pip install accelerate"
+            "offload needs the package accelerate; pip install 'clip-guidance[offload]'"
         ) from error
     before = None
     for model in models:
