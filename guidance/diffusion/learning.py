@@ -14,7 +14,7 @@ from guidance.clip.pictures import suffixes
 from guidance.clock import Clock, Schedule, at
 from guidance.diffusion.conditioning import Condition
 from guidance.diffusion.denoiser import denoiser
-from guidance.diffusion.noise import Trained, predicted
+from guidance.diffusion.noise import predicted
 from guidance.diffusion.pipeline import Pipeline
 from guidance.errors import InputError
 from guidance.media import read_image
@@ -127,7 +127,7 @@ def learn(
         spans = (torch.arange(batch) + torch.rand(batch, generator=generator, dtype=torch.float64)) / batch
         noise = torch.randn(batch, *latents.shape[1:], generator=generator).to(latents)
         condition = captions(generator, batch)
-        sigma = _noise(pipeline.trained, spans).to(latents.device)
+        sigma = pipeline.trained.noise(spans).to(latents.device)
         error = denoising_error(pipeline, condition, latents[picks.to(latents.device)], noise, sigma).mean()
         optimizer.zero_grad()
         error.backward()
@@ -142,10 +142,3 @@ def learn(
         optimizer.step()
         clock.index += 1
         yield Step(clock.index - 1, clock.steps, {"error": error.detach()[None]}, learned.preview.clone())
-
-
-def _noise(trained: Trained, shares: Float64[Tensor, " b"]) -> Float64[Tensor, " b"]:
-    """The noise at shares in [0, 1) of the trained times."""
-    if trained.sigmas is None:
-        return shares / (1 - shares)
-    return trained.sigmas[(shares * len(trained.sigmas)).long()]

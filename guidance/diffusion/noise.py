@@ -61,6 +61,10 @@ def predicted(
             return x0
 
 
+#: In place of no picture at all (zero terminal SNR, Lin et al. 2024), as in diffusers: sigma is finite.
+LEAST_ALPHA = 2**-24
+
+
 @dataclass(frozen=True)
 class Trained:
     """What a network was trained on: its kind of prediction, and its noise, from the least to the most.
@@ -92,10 +96,19 @@ class Trained:
                 f"the {name} does not tell the noise that the network was trained with (alphas_cumprod); "
                 "take one made with betas, such as ddim"
             )
-        sigmas = ((1 - alphas.double()) / alphas.double()).sqrt()
+        alphas = alphas.double()
+        if kind != "epsilon":  # noise says nothing of the picture that it hides wholly; v does
+            alphas = alphas.clamp(min=LEAST_ALPHA)
+        sigmas = ((1 - alphas) / alphas).sqrt()
         if not sigmas.isfinite().all() or len(sigmas) < 2 or not (sigmas.diff() > 0).all():
             raise InputError(f"the noise of the {name} must grow with time; check the betas of its config")
         return Trained(kind, sigmas, len(sigmas))
+
+    def noise(self, shares: Float[Tensor, " b"] | Float64[Tensor, " b"]) -> Float64[Tensor, " b"]:
+        """The noise at shares in [0, 1) of the trained times."""
+        if self.sigmas is None:
+            return shares.double() / (1 - shares.double())
+        return self.sigmas[(shares.cpu() * len(self.sigmas)).long()]
 
     def limit(self, sigma: Float64[Tensor, " b"]) -> Float64[Tensor, " b"]:
         """The nearest noise that was trained with."""

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from guidance.diffusion.noise import LEAST_ALPHA
 from guidance.errors import InputError, suggest
 
 SchedulerName = Literal["ddim", "pndm", "lms", "euler", "euler-ancestral", "dpm++", "unipc", "flow-matching"]
@@ -37,8 +38,10 @@ def replace_scheduler(scheduler: Any, name: str) -> Any:
         )
     known = scheduler.config.get("prediction_type") in ("epsilon", "v_prediction")
     # What a scheduler calls the prediction is between it and `sample`; these two are known to all.
-    kind = {} if known or name == "flow-matching" else {"prediction_type": "epsilon"}
-    return classes[name].from_config(scheduler.config, **kind)
+    kind = {} if known or name == "flow-matching" else {"prediction_type": "v_prediction"}
+    # As all Stable Diffusions have it: PNDM's Runge-Kutta steps cannot begin in the middle.
+    skip = {"skip_prk_steps": True} if name == "pndm" else {}
+    return classes[name].from_config(scheduler.config, **kind, **skip)
 
 
 def prepared(scheduler: Any, steps: int, strength: float, device: torch.device | str) -> tuple[Any, int]:
@@ -57,6 +60,13 @@ def prepared(scheduler: Any, steps: int, strength: float, device: torch.device |
         scheduler.set_timesteps(steps, device=device)
     except (ValueError, IndexError) as error:
         raise InputError(f"{name} cannot take {steps} steps ({error}); take others, or ddim") from error
+    if taken < steps and getattr(scheduler, "plms_timesteps", None) is not None:
+        if not scheduler.config.skip_prk_steps:
+            raise InputError(f"{name} with skip_prk_steps false cannot begin in the middle; take ddim")
+        # It takes its second time twice, wherever it begins; diffusers' own list does so at the top only.
+        rest = scheduler.timesteps.unique().flip(0)[-taken:]
+        scheduler.timesteps = torch.cat([rest[:2], rest[1:]])
+        return scheduler, 0
     begin = (steps - taken) * scheduler.order
     if set_begin := getattr(scheduler, "set_begin_index", None):  # others look the time up
         set_begin(begin)
@@ -88,7 +98,8 @@ def scales_of(scheduler: Any, begin: int) -> list[Scale]:
     times, sigmas = scheduler.timesteps, getattr(scheduler, "sigmas", None)
     alphas, scaled = getattr(scheduler, "alphas_cumprod", None), getattr(scheduler, "scale_model_input", None)
     if sigmas is None and alphas is not None:
-        return [Scale(a**0.5, (1 - a) ** 0.5) for a in alphas[times[begin:].cpu()].tolist()]
+        alphas = alphas[times[begin:].cpu()].clamp(min=LEAST_ALPHA)
+        return [Scale(a**0.5, (1 - a) ** 0.5) for a in alphas.tolist()]
     if sigmas is not None and len(sigmas) == len(times) + 1:
         sigmas = sigmas[begin : len(times)].tolist()
         if scaled is None or scheduler.config.get("use_flow_sigmas"):

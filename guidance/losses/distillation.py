@@ -12,7 +12,6 @@ from guidance.clock import Schedule, at
 from guidance.crops import Crops
 from guidance.diffusion.conditioning import Condition
 from guidance.diffusion.denoiser import denoiser
-from guidance.diffusion.noise import Trained
 from guidance.diffusion.pipeline import Pipeline
 from guidance.errors import InputError
 
@@ -70,20 +69,13 @@ class DistillationLoss:
         times = low + (high - low) * clock.uniform("distillation/time", b, (k,)).flatten()
         streams = [clock.normal(f"distillation/noise/{view}", b, z.shape[1:]) for view in range(k)]
         noise = torch.stack(streams, 1).flatten(0, 1).to(z)
-        sigma = _noise(self.pipeline.trained, times).to(z)
+        sigma = self.pipeline.trained.noise(times).to(z)
         with torch.no_grad():
             spread = sigma[:, None, None, None]
             x0 = self._denoise(z + spread * noise, sigma)
             gradient = self.weight(sigma)[:, None, None, None] * (z - x0) / spread  # is w(t) (ε̂ - ε)
         halves = (z - (z - gradient).detach()).square().mean((1, 2, 3)) / 2
         return halves.unflatten(0, (b, k)).mean(1)
-
-
-def _noise(trained: Trained, times: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """The noise at shares of the trained times."""
-    if trained.sigmas is None:
-        return times / (1 - times)
-    return trained.sigmas[(times * (trained.times - 1)).round().long()].float()
 
 
 def _each(condition: Condition, k: int) -> Condition:

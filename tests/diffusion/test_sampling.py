@@ -13,6 +13,7 @@ from torch import Tensor
 
 from guidance.clock import Clock
 from guidance.diffusion.denoiser import Denoiser, denoiser
+from guidance.diffusion.noise import Trained
 from guidance.diffusion.pipeline import Pipeline, load_pipeline
 from guidance.diffusion.sampling import SampleStep, evaluations, sample
 from guidance.diffusion.schedulers import SchedulerName, replace_scheduler
@@ -64,8 +65,15 @@ WORDS = {"prompt": "a red heart", "negative_prompt": "blue fish", "guidance_scal
 TWO = {"num_images_per_prompt": 2, "num_inference_steps": 6, "output_type": "latent"}
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "flow-matching"])
+@pytest.mark.parametrize(
+    ("name", "prediction"),
+    [
+        *((name, "epsilon") for name in NAMES if name != "flow-matching"),
+        ("ddim", "v_prediction"),
+        ("euler", "v_prediction"),
+        ("dpm++", "v_prediction"),
+    ],
+)
 def test_it_samples_as_diffusers_does(
     name: str, prediction: str, pipelines: dict[str, Pipeline], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,8 +167,6 @@ def load_like(pipeline: Pipeline, scheduler: Any) -> Pipeline:
     """The same network, taken for one that was trained with another scheduler."""
     from dataclasses import replace
 
-    from guidance.diffusion.noise import Trained
-
     return replace(pipeline, scheduler=scheduler, trained=Trained.of(scheduler))
 
 
@@ -175,6 +181,32 @@ def test_every_scheduler_finds_the_distribution(name: str) -> None:
     drawn = run(gaussian, scheduler, b=32, steps=40)[-1].latents
     assert drawn.mean().item() == pytest.approx(1, abs=0.05)
     assert drawn.std().item() == pytest.approx(0.5, rel=0.15)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_scheduler_begins_in_the_middle(name: str) -> None:
+    scheduler = replace_scheduler(diffusers_pipeline().scheduler, name)
+    start = 1 + 0.5 * Clock(seed=9).normal("start", 32, SHAPE)
+    drawn = run(gaussian, scheduler, b=32, steps=40, start=start, strength=0.5)[-1].latents
+    assert drawn.mean().item() == pytest.approx(1, abs=0.05)
+    assert drawn.std().item() == pytest.approx(0.5, rel=0.15)
+
+
+@pytest.mark.parametrize("kind", ["v_prediction", "sample"])
+@pytest.mark.parametrize("name", ["ddim", "euler"])
+def test_noise_that_hides_the_picture_wholly(name: str, kind: str) -> None:
+    """Zero terminal SNR, which only predictions of the picture can begin with."""
+    config = dict(diffusers_pipeline().scheduler.config)
+    more = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    scheduler = diffusers.DDIMScheduler.from_config(config, prediction_type=kind, **more)
+    sigmas = Trained.of(scheduler).sigmas
+    assert sigmas is not None
+    assert 1000 < sigmas[-1] < 10_000
+    drawn = run(gaussian, replace_scheduler(scheduler, name), b=32, steps=40)[-1].latents
+    assert drawn.mean().item() == pytest.approx(1, abs=0.05)
+    assert drawn.std().item() == pytest.approx(0.5, rel=0.15)
+    with pytest.raises(InputError, match="must grow with time"):
+        Trained.of(diffusers.DDIMScheduler.from_config(config, prediction_type="epsilon", **more))
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
@@ -194,32 +226,32 @@ def test_what_a_scheduler_calls_the_prediction_does_not_matter(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_member_is_a_single_run(name: str, pipelines: dict[str, Pipeline]) -> None:
-    pipeline = pipelines["v_prediction"].with_scheduler(name)
-    both = run(guided(pipeline), pipeline.scheduler)[-1].latents
-    alone = run(guided(pipeline), pipeline.scheduler, b=1, seed=6)[-1].latents
-    torch.testing.assert_close(both[1:], alone, atol=1e-4, rtol=1e-4)
+def test_a_member_is_a_single_run(name: str) -> None:
+    scheduler = replace_scheduler(diffusers_pipeline().scheduler, name)
+    both = run(gaussian, scheduler)[-1].latents
+    alone = run(gaussian, scheduler, b=1, seed=6)[-1].latents
+    torch.testing.assert_close(both[1:], alone, atol=1e-5, rtol=1e-5)
     assert (both[0] - both[1]).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_goes_on_where_it_was_stopped(name: str, pipelines: dict[str, Pipeline]) -> None:
-    pipeline = pipelines["v_prediction"].with_scheduler(name)
-    whole = run(guided(pipeline), pipeline.scheduler)
+def test_it_goes_on_where_it_was_stopped(name: str) -> None:
+    scheduler = replace_scheduler(diffusers_pipeline().scheduler, name)
+    whole = run(gaussian, scheduler)
     asked = []
 
     def counted(x: Tensor, sigma: float | Tensor) -> Tensor:
         asked.append(sigma)
-        return guided(pipeline)(x, sigma)
+        return gaussian(x, sigma)
 
     clock = Clock(seed=5)
     noise = clock.normal("latents", 2, SHAPE)
-    seen = torch.zeros(evaluations(pipeline.scheduler, 6), 2, *SHAPE)
+    seen = torch.zeros(evaluations(scheduler, 6), 2, *SHAPE)
     with torch.no_grad():
-        first = sample(counted, pipeline.scheduler, noise, clock, steps=6, seen=seen)
+        first = sample(counted, scheduler, noise, clock, steps=6, seen=seen)
         assert [next(first).index for _ in range(3)] == [0, 1, 2]
         stopped = Clock(seed=5, index=clock.index)
-        rest = list(sample(counted, pipeline.scheduler, noise, stopped, steps=6, seen=seen))
+        rest = list(sample(counted, scheduler, noise, stopped, steps=6, seen=seen))
     assert [step.index for step in rest] == list(range(3, len(whole)))
     assert len(asked) == len(whole)
     assert torch.equal(rest[-1].latents, whole[-1].latents)
