@@ -124,7 +124,10 @@ def speed(data: Path, batch: int, epochs: int, bf16: bool) -> None:
             clip = load(f"local-dir:{where}")
             for part, everything in (("train.csv", True), ("val.csv", False)):
                 seen = held_out(
-                    open_sources([str(folder / part)]), clip.image_size, fitting(clip), everything=everything
+                    open_sources([str(folder / part)], cache=folder),
+                    clip.image_size,
+                    fitting(clip),
+                    everything=everything,
                 )
                 found = measure(clip, seen)
                 print(what, part, *(f"{key} {found[f'text_to_image_{key}']:.3f}" for key in ("R@1", "R@10")))

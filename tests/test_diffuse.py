@@ -62,10 +62,10 @@ def test_learned_words_are_read_from_files(tmp_path: Path) -> None:
 def test_a_negative_prompt_pushes_away(tmp_path: Path) -> None:
     redness = []
     for negative in ("red heart", "blue heart"):
-        folder = main("heart", steps=8, film="none", negative=negative, output=tmp_path / negative)
+        folder = main("apple", steps=8, film="none", negative=negative, output=tmp_path / negative)
         image = read_image(folder / "final.png")
         redness.append((image[:, 0] - image[:, 2]).mean())
-    assert redness[1] > redness[0] + 0.05
+    assert redness[1] > redness[0] + 0.3
 
 
 def test_a_member_is_the_single_run_with_its_seed(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import CLIPTextModel
 
 from guidance.clip.data import CaptionedPictures, Placement, place
 from guidance.clip.tokenize import Tokenizer, words
@@ -137,7 +136,7 @@ class DiffusionStep:
 def train_diffusion(
     trainee: DiffusionTrainee,
     lesson: Lesson,
-    text_encoder: CLIPTextModel,
+    text_encoder: nn.Module,
     scheduler: DDIMScheduler,
     clock: Clock,
     optimizer: torch.optim.Optimizer,
@@ -150,7 +149,8 @@ def train_diffusion(
     """Train from step `clock.index` to `clock.steps`, yielding every step; all draws come from the clock.
 
     A share `drop` of the latents is seen with the empty text, for classifier-free guidance (Ho and Salimans
-    2022). `scheduler` says how noise grows with time; its prediction type must be v_prediction.
+    2022). `text_encoder` makes a tuple of tokens, hidden states first, as transformers' do; it is frozen.
+    `scheduler` says how noise grows with time; its prediction type must be v_prediction.
     """
     device = next(trainee.parameters()).device
     alphas = scheduler.alphas_cumprod.to(device)

@@ -123,8 +123,9 @@ def test_its_strength_does_not_depend_on_the_number_of_crops() -> None:
 
 
 def test_without_the_network_it_is_the_same_for_data_of_unit_variance() -> None:
-    def unit(x: torch.Tensor, sigma: float) -> torch.Tensor:
-        return (x + sigma**2 * MEAN) / (1 + sigma**2)
+    def unit(x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
+        variance = torch.as_tensor(sigma).reshape(-1, 1, 1, 1) ** 2
+        return (x + variance * MEAN) / (1 + variance)
 
     x, clock = latents(2), g.Clock()
     through, around = (
