@@ -11,9 +11,11 @@ import guidance as g
 from guidance.diffusion.inversion import begin_word, save_word
 from guidance.diffusion.pipeline import load_pipeline
 from guidance.media import read_image, write_png
+from guidance.recipe import load
 from guidance.run import Run
-from recipes.diffuse import main
+from guidance.shipped import recipes
 
+main = load(recipes()["diffuse"])
 QUICK = {"steps": 4, "film": "none"}
 
 

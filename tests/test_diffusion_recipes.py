@@ -9,8 +9,12 @@ import torch
 
 import guidance as g
 from guidance.media import read_image
+from guidance.recipe import load
 from guidance.run import Run
-from recipes import guided_diffusion, vectorfusion
+from guidance.shipped import recipes
+
+guided_diffusion = load(recipes()["guided_diffusion"])
+vectorfusion = load(recipes()["vectorfusion"])
 
 QUICK = {"steps": 4, "crops": 2, "size": 32, "film": "none"}
 
@@ -22,7 +26,7 @@ def score(folder: Path) -> float:
 def test_clip_guides_and_the_cost_is_told_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scores = {}
     for clip_scale in (0.0, 3.0):
-        folder = guided_diffusion.main(
+        folder = guided_diffusion(
             "a red heart", clip_scale=clip_scale, window=(0.5, 1.0), output=tmp_path, **QUICK
         )
         scores[clip_scale] = score(folder)
@@ -34,10 +38,10 @@ def test_clip_guides_and_the_cost_is_told_before(tmp_path: Path, capsys: pytest.
 
 
 def test_clip_may_guide_elsewhere_and_through_the_network(tmp_path: Path) -> None:
-    folder = guided_diffusion.main(
+    folder = guided_diffusion(
         "a red heart", guidance="blue", gradient="full", every=2, output=tmp_path, **QUICK
     )
-    plain = guided_diffusion.main("a red heart", clip_scale=0.0, output=tmp_path, **QUICK)
+    plain = guided_diffusion("a red heart", clip_scale=0.0, output=tmp_path, **QUICK)
     blue, red = (
         (read_image(f / "final.png")[:, 2] - read_image(f / "final.png")[:, 0]).mean()
         for f in (folder, plain)
@@ -46,16 +50,14 @@ def test_clip_may_guide_elsewhere_and_through_the_network(tmp_path: Path) -> Non
 
 
 def test_members_are_single_runs(tmp_path: Path) -> None:
-    folder = guided_diffusion.main("a red heart", best_of=2, output=tmp_path, **QUICK)
-    alone = guided_diffusion.main("a red heart", seed=1, output=tmp_path, **QUICK)
+    folder = guided_diffusion("a red heart", best_of=2, output=tmp_path, **QUICK)
+    alone = guided_diffusion("a red heart", seed=1, output=tmp_path, **QUICK)
     both = read_image(folder / "members" / "1.png"), read_image(alone / "final.png")
     assert torch.allclose(*both, atol=2 / 255)
 
 
 def test_a_stopped_run_goes_on_to_the_same_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = guided_diffusion.main(
-        "a red heart", scheduler="unipc", every=2, output=tmp_path / "whole", **QUICK
-    )
+    whole = guided_diffusion("a red heart", scheduler="unipc", every=2, output=tmp_path / "whole", **QUICK)
     track = Run.track
 
     def killed(self: Run, *given: object) -> object:
@@ -67,22 +69,22 @@ def test_a_stopped_run_goes_on_to_the_same_picture(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(Run, "track", killed)
     settings = QUICK | {"scheduler": "unipc", "every": 2, "output": tmp_path / "stopped"}
     with pytest.raises(SystemExit):
-        guided_diffusion.main("a red heart", **settings)
+        guided_diffusion("a red heart", **settings)
     folder = tmp_path / "stopped" / "guided_diffusion" / "a-red-heart-0"
     assert not (folder / "final.png").exists()
-    guided_diffusion.main("a red heart", **settings, resume=folder)
+    guided_diffusion("a red heart", **settings, resume=folder)
     assert torch.equal(read_image(folder / "final.png"), read_image(whole / "final.png"))
 
 
 def test_offload_and_a_gradient_through_the_network_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(g.InputError, match="give --gradient picture"):
-        guided_diffusion.main("a red heart", offload="model", gradient="full", output=tmp_path)
+        guided_diffusion("a red heart", offload="model", gradient="full", output=tmp_path)
     assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("preset", ["calm", "vectorfusion"])
 def test_shapes_are_distilled(tmp_path: Path, preset: str) -> None:
-    folder = vectorfusion.main(
+    folder = vectorfusion(
         "a red heart", preset=preset, steps=2, paths=6, size=32, film="none", output=tmp_path
     )
     assert (folder / "final.svg").read_text().count("<path") == 6
@@ -91,6 +93,6 @@ def test_shapes_are_distilled(tmp_path: Path, preset: str) -> None:
 
 
 def test_distillation_draws_the_prompt(tmp_path: Path) -> None:
-    folder = vectorfusion.main("a red heart", steps=30, paths=16, size=64, film="none", output=tmp_path)
+    folder = vectorfusion("a red heart", steps=30, paths=16, size=64, film="none", output=tmp_path)
     middle = read_image(folder / "final.png")[0, :, 384:640, 384:640].mean((1, 2))
     assert middle[0] > middle[2] + 0.1  # red, and the page was white
