@@ -1,4 +1,4 @@
-"""What torchrun runs for test_train_recipe.py: `guidance train` as its user would, with settings, with a kill.
+"""What torchrun runs for test_train_recipe.py: `guidance train` as its user would, or with a kill.
 
 Arguments: a file of JSON, a list of runs, each with the words of its command line, `save` (seconds between
 checkpoints), and perhaps `kill`: [rank, step], who dies in the middle of which step, as of kill -9, or
