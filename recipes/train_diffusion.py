@@ -10,7 +10,8 @@ from guidance import options, training
 from guidance.clip.data import read_captioned
 from guidance.diffusion.export import save_pipeline
 from guidance.diffusion.from_clip import text_encoder
-from guidance.diffusion.train_diffusion import DiffusionTrainee, prepare, train_diffusion
+from guidance.diffusion.pipeline import load_pipeline
+from guidance.diffusion.train_diffusion import DiffusionTrainee, inherit, prepare, train_diffusion
 from guidance.diffusion.vae import Vae, read_model
 
 #: Channels of a head of attention, and groups of a norm.
@@ -27,6 +28,7 @@ def main(
     lr: float = 8e-4,
     vae: str = "tiny",
     clip: options.Clip = "tiny",
+    start: str | None = None,
     seed: int = 0,
     device: options.Device = "auto",
     precision: options.Precision = "bfloat16",
@@ -43,6 +45,7 @@ def main(
         lr: Highest learning rate of AdamW.
         vae: The autoencoder whose latents it learns: tiny, or any name that `guidance latents` takes.
         clip: The model whose text tower it listens to.
+        start: A pipeline whose U-Net it starts from, instead of from nothing.
         seed: Another number gives another model.
         precision: Of the arithmetic: float32, or bfloat16, in which a step took 0.6 seconds instead of 1.1.
         output: The folder of the pipeline, its checkpoint and its metrics.
@@ -78,7 +81,13 @@ def main(
             cross_attention_dim=encoder.config.hidden_size,
             attention_head_dim=[width // HEAD for width in channels],  # diffusers means how many heads
             norm_num_groups=GROUPS,
+            # The whole text reaches every block along with the time, not only what attention picks from it.
+            addition_embed_type="text",
+            addition_embed_type_num_heads=encoder.config.num_attention_heads,
         )
+    torch.nn.init.zeros_(unet.add_embedding.norm2.weight)  # it adds nothing before it has learned
+    if start is not None:
+        inherit(unet, load_pipeline(start).unet, start)
     scheduler = DDIMScheduler(
         beta_schedule="linear",
         clip_sample=False,

@@ -78,7 +78,7 @@ def check_parts(parts: Parts, name: str) -> None:
             f"the U-Net of {name!r} takes {config.in_channels} channels, and its autoencoder gives "
             f"{parts.vae.config.latent_channels}; take the pipeline that is no inpainting or depth model"
         )
-    if config.class_embed_type or config.addition_embed_type not in (None, "text_time"):
+    if config.class_embed_type or config.addition_embed_type not in (None, "text", "text_time"):
         wanted = config.class_embed_type or config.addition_embed_type
         raise InputError(
             f"the U-Net of {name!r} wants more than text ({wanted}); take a Stable Diffusion 1, 2 or XL"

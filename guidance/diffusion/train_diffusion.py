@@ -19,6 +19,7 @@ from guidance.clip.data import CaptionedPictures, Placement, place
 from guidance.clip.tokenize import Tokenizer, words
 from guidance.clock import Clock
 from guidance.diffusion.vae import Vae
+from guidance.errors import InputError
 
 #: Pictures are seen tinted as well, so that colours are learned apart from the things that have them.
 TINTS = {
@@ -123,6 +124,22 @@ def tint(rgba: Float[Tensor, "4 h w"], colour: tuple[float, float, float]) -> Fl
         shade < 0.5, full * (0.35 + 1.3 * shade), full.lerp(torch.ones(3, 1, 1), shade - 0.5)
     )
     return torch.cat([shaded * rgba[3:], rgba[3:]])
+
+
+def inherit(unet: UNet2DConditionModel, start: nn.Module, name: str) -> None:
+    """Give a U-Net the weights of another of the same shape; what only the first has stays as it is.
+
+    Raises InputError, naming `name`, when the other has weights that the first has no place for.
+    """
+    have, given = unet.state_dict(), start.state_dict()
+    for key, value in given.items():
+        if key not in have or have[key].shape != value.shape:
+            raise InputError(
+                f"{name!r} has another U-Net than the one to be trained: {key} is {tuple(value.shape)}, "
+                f"and here {tuple(have[key].shape) if key in have else 'missing'}; give the channels and "
+                "the text tower that it was trained with"
+            )
+    unet.load_state_dict(given, strict=False)
 
 
 @dataclass(frozen=True)

@@ -7,20 +7,25 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from PIL import Image
 from safetensors.torch import load_file
 from small_pipelines import WIDTH, diffusers_pipeline, scheduler, unet
 from torch import Tensor, nn
 
 import guidance as g
+from guidance import cli
 from guidance.clip.data import CaptionedPictures
 from guidance.clock import Clock
+from guidance.diffusion.denoiser import denoiser
 from guidance.diffusion.export import save_pipeline
 from guidance.diffusion.from_clip import text_encoder
 from guidance.diffusion.pipeline import load_pipeline
+from guidance.diffusion.sampling import sample
 from guidance.diffusion.train_diffusion import (
     TINTS,
     DiffusionTrainee,
     Lesson,
+    inherit,
     prepare,
     tint,
     train_diffusion,
@@ -135,6 +140,52 @@ def test_a_share_is_told_nothing(drop: float, share: float) -> None:
     assert len(list(taught)) == 3
     nothing = (torch.cat(told.tokens) == made.nothing).all(1).float().mean().item()
     assert nothing == pytest.approx(share, abs=0.15)
+
+
+def test_it_starts_from_another_whose_shape_it_has() -> None:
+    start, wider = unet(128), unet(128, addition_embed_type="text", addition_embed_type_num_heads=4)
+    before = {name: value.clone() for name, value in wider.state_dict().items()}
+    inherit(wider, start, "it")
+    for name, value in wider.state_dict().items():
+        assert torch.equal(value, before[name] if "add_embedding" in name else start.state_dict()[name])
+    with pytest.raises(g.InputError, match=r"'it'.*to_k.weight is \(32, 32\), and here \(32, 128\)"):
+        inherit(wider, unet(32), "it")
+    with pytest.raises(g.InputError, match=r"add_embedding.*here missing"):
+        inherit(start, wider, "it")
+
+
+def test_the_recipe_writes_a_pipeline_and_starts_from_it(tmp_path: Path) -> None:
+    data, first = tmp_path / "data", tmp_path / "first"
+    data.mkdir()
+    lines = ["filepath,title"]
+    for colour in ("red", "green", "blue", "yellow"):
+        Image.new("RGB", (24, 24), colour).save(data / f"{colour}.png")
+        lines.append(f"{colour}.png,{colour}")
+    (data / "captions.csv").write_text("\n".join(lines))
+    command = ["train-diffusion", str(data), "--batch=2", "--channels=32", "--channels=32", "--steps=2"]
+    assert cli.main([*command, f"--output={first}"]) == 0
+    theirs = StableDiffusionPipeline.from_pretrained(first, torch_dtype=torch.float32)
+    theirs.set_progress_bar_config(disable=True)
+    # What every block is told of the text comes through diffusers' own pipeline as through ours.
+    theirs.unet.add_embedding.norm2.weight.data.fill_(1)
+    theirs.unet.save_pretrained(first / "unet")
+    ours = load_pipeline(f"local-dir:{first}").with_scheduler("ddim")
+    noise = ours.noise(Clock(1), 1, (64, 64))
+    denoise = denoiser(ours, ours.text.encode("red"), ours.text.encode("blue"), 3.0)
+    with torch.no_grad():
+        found = list(sample(denoise, ours.scheduler, noise, Clock(4), steps=4))[-1].latents
+        expected = theirs(
+            "red", 64, 64, 4, guidance_scale=3.0, negative_prompt="blue", latents=noise, output_type="latent"
+        ).images
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+    start = f"--start=local-dir:{first}"
+    assert cli.main([*command, start, "--lr=0.00001", f"--output={tmp_path / 'second'}"]) == 0
+    second = load_pipeline(f"local-dir:{tmp_path / 'second'}")
+    for a, b in zip(ours.unet.parameters(), second.unet.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-3, rtol=0)
+    assert cli.main([*command, start, "--channels=64", f"--output={tmp_path / 'third'}"]) == 2
+    assert not (tmp_path / "third").exists()
 
 
 def test_the_folder_is_a_stable_diffusion(tmp_path: Path) -> None:
