@@ -1,6 +1,6 @@
 """Does conditioning do what it says? The embedded pipeline, judged by a CLIP that does not guide.
 
-    python benchmarks/conditioning.py --judge local-dir:outputs/train_judge [--count 50] [--seeds 3]
+    python benchmarks/conditioning.py --judge local-dir:outputs/train_judge --data DATA
 
 For the first `count` of the 100 names of `guidance evaluate`, with the same noise in every way of asking:
 
@@ -8,13 +8,19 @@ For the first `count` of the 100 names of `guidance evaluate`, with the same noi
   share of pictures for which it rises from each to the next;
 - negative: how much less of another name there is in "name and other" when the other is unwanted;
 - guided: how much more of the name CLIP's guidance (tiny) gives at equal steps;
-- tuned: how much more an optimised embedding gives, for `tuned` of the names.
+- tuned: how much more an optimised embedding gives, for `tuned` of the names;
+- inverted: how much more like the picture in DATA (captions.csv) that a word was learned from is what the
+  word brings back than what it began as ("thing"), both as the judge sees them; and for how many of the
+  `inverted` names that picture is the most alike of all names'.
 
 Differences are paired, means with 95 % intervals over names as clusters.
 """
 
 import argparse
+import csv
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -29,6 +35,8 @@ from guidance.diffusion.rendering import renderer
 from guidance.diffusion.sampling import sample
 from guidance.evaluation import read_tasks
 from guidance.intervals import mean, share
+from guidance.media import read_image
+from recipes.invert import main as invert
 
 STEPS, SCALE = 20, 4.0
 
@@ -62,6 +70,8 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=50)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--tuned", type=int, default=12)
+    parser.add_argument("--inverted", type=int, default=24)
+    parser.add_argument("--data", type=Path, help="pictures to learn words from")
     given = parser.parse_args()
     judge, pipeline = g.load(given.judge), load_pipeline("tiny").with_scheduler("dpm++")
     names = [task.name for task in read_tasks(count=given.count)]
@@ -130,6 +140,27 @@ def main() -> None:
             return draw(pipeline, noise, canvas.condition, nothing)
 
     told(f"tuned, {few} names", over_seeds(tuned, wanted, few) - unguided[:few])
+
+    if given.data is not None:
+        with (given.data / "captions.csv").open(encoding="utf-8", newline="") as file:
+            places = {row["title"]: given.data / row["filepath"] for row in csv.DictReader(file)}
+        known = [name for name in names if name in places]
+        own = torch.cat([judge.encode_image(read_image(places[name])) for name in known])
+        few = min(given.inverted, len(known))
+        with tempfile.TemporaryDirectory() as folder:
+            runs = [
+                invert(places[name], film="none", output=Path(folder) / str(i))
+                for i, name in enumerate(known[:few])
+            ]
+            brought = torch.cat([judge.encode_image(read_image(run / "final.png")) for run in runs])
+        thing = draw(pipeline, pipeline.noise(g.Clock(1), 1, side), encoded(["thing"]), nothing)
+        with torch.no_grad():
+            from_thing = judge.encode_image(thing)
+        right = torch.arange(few)
+        alike = brought @ own.T
+        told(f"inverted, {few} names", (alike[right, right] - (from_thing @ own.T)[0, :few])[:, None])
+        found = share((alike.argmax(1) == right)[:, None].tolist())
+        print(f"found first of {len(known)}: {found.value:.0%} ({found.low:.0%} to {found.high:.0%})")
 
 
 if __name__ == "__main__":
