@@ -53,8 +53,11 @@ def guide(
     decoder a second time, and only one of them is in memory.
 
     Losses and gradients are float32; what goes back through a network in half precision has unit size. Raises
-    InputError for numbers out of range, and FloatingPointError for a gradient that is not finite.
+    InputError for no losses and for numbers out of range, and FloatingPointError for a gradient that is not
+    finite.
     """
+    if not losses:
+        raise InputError("guide needs at least one loss, got none; give one, or take the denoiser as it is")
     if every < 1:
         raise InputError(f"every must be at least 1, got {every}")
     if not 0 <= window[0] < window[1] <= 1:

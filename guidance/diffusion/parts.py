@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from guidance.clip.names import MODELS
+from guidance.diffusion.shards import check_shards
 from guidance.diffusion.text_loading import check_text_encoder, read_text_encoder, read_tokenizer
 from guidance.diffusion.vae import read_model
 from guidance.errors import InputError
@@ -115,6 +116,7 @@ def _read_parts(place: str, index: dict[str, Any], dtype: torch.dtype, name: str
 
     towers, local = _check_index(index, place), name.startswith("local-dir:")
     _check_size(diffusers.UNet2DConditionModel, place, local)
+    check_shards(place, "unet", "diffusion_pytorch_model", local=local)
     unet, report = diffusers.UNet2DConditionModel.from_pretrained(
         place,
         subfolder="unet",

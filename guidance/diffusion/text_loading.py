@@ -12,6 +12,7 @@ import torch
 
 from guidance.clip.names import MODELS
 from guidance.devices import device as find_device
+from guidance.diffusion.shards import check_shards
 from guidance.diffusion.text_encoders import TextEncoders
 from guidance.errors import InputError
 
@@ -77,6 +78,7 @@ def read_text_encoder(
     raises for files that are broken.
     """
     kind = check_text_encoder(place, part, index, local=local)
+    check_shards(place, part, "model", local=local)
     model, report = kind.from_pretrained(
         place,
         subfolder=part,
@@ -94,7 +96,7 @@ def check_text_encoder(place: str, part: str, index: dict[str, Any], *, local: b
     """The class of a text encoder in transformers, its configuration read but nothing made of it.
 
     Raises InputError for another kind of model, for absurd sizes, and for a configuration that names code to
-    fetch and run (an attention kernel on the hub) or quantised weights.
+    fetch and run (an attention kernel on the hub), quantised weights or another file of weights.
     """
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
@@ -109,10 +111,11 @@ def check_text_encoder(place: str, part: str, index: dict[str, Any], *, local: b
         for name, most in _MOST.items():
             if not 0 < told.get(name, 1) <= most:
                 raise InputError(f"the {part} of {place} has {name} {told[name]}; check its config.json")
-        for name in ("attn_implementation", "_attn_implementation", "quantization_config"):
+        asked = ("attn_implementation", "_attn_implementation", "quantization_config", "transformers_weights")
+        for name in asked:
             if told.get(name) not in (None, "eager", "sdpa"):
                 raise InputError(
-                    f"the {part} of {place} asks for the {name} {str(told[name])[:80]!r}, which is not run; "
+                    f"the {part} of {place} asks for the {name} {str(told[name])[:80]!r}, which is refused; "
                     "take it out of its config.json"
                 )
     return kind

@@ -15,6 +15,7 @@ from torch.autograd import Function
 from guidance.clip.names import MODELS
 from guidance.clock import Clock
 from guidance.devices import device as find_device
+from guidance.diffusion.shards import check_shards
 from guidance.errors import InputError
 
 Precision = Literal["float32", "bfloat16"]
@@ -222,7 +223,9 @@ def _read_pretrained(place: str, subfolder: str | None, *, local_files_only: boo
     from diffusers import AutoencoderKL
 
     config = AutoencoderKL.load_config(place, subfolder=subfolder, local_files_only=local_files_only)
-    model, report = _kind(config, place).from_pretrained(
+    kind = _kind(config, place)
+    check_shards(place, subfolder, "diffusion_pytorch_model", local=local_files_only)
+    model, report = kind.from_pretrained(
         place,
         subfolder=subfolder,
         use_safetensors=True,

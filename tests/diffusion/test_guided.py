@@ -226,6 +226,11 @@ def test_options_out_of_range_are_told(wrong: dict) -> None:
         guided(**wrong)
 
 
+def test_no_losses_are_told() -> None:
+    with pytest.raises(g.InputError, match="at least one loss, got none"):
+        guide(denoise, {}, same, g.Clock())
+
+
 def test_the_gradient_knows_the_prompt_and_the_negative() -> None:
     """The peer's gradient is that of the network without any prompt."""
     pipeline = analytic.pipeline()

@@ -1,5 +1,6 @@
 """Pipelines by name: what diffusers writes is read; what is missing or does not fit is told in one line."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -86,6 +87,37 @@ def pickled(folder: Path) -> None:
     path.unlink()
 
 
+DENOISER, AUTOENCODER, TEXT = (
+    ("unet", "diffusion_pytorch_model"),
+    ("vae", "diffusion_pytorch_model"),
+    ("text_encoder", "model"),
+)
+
+
+def sharded(part: tuple[str, str], shard: str) -> Callable[[Path], None]:
+    """The weights in a file of another name, a pickle unless it is named .safetensors, and an index of it."""
+
+    def damage(folder: Path) -> None:
+        path = folder / part[0] / f"{part[1]}.safetensors"
+        tensors = load_file(path)
+        path.unlink()
+        if shard.endswith(".safetensors"):
+            save_file(tensors, path.parent / shard, {"format": "pt"})
+        else:
+            torch.save(tensors, path.parent / shard)
+        index = {"metadata": {}, "weight_map": dict.fromkeys(tensors, shard)}
+        path.with_name(f"{path.name}.index.json").write_text(json.dumps(index))
+
+    return damage
+
+
+@pytest.mark.parametrize("part", [DENOISER, AUTOENCODER, TEXT])
+def test_weights_in_several_files_are_read(part: tuple[str, str], made: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(made, tmp_path / "copy"))
+    sharded(part, "first.safetensors")(folder)
+    load_pipeline(f"local-dir:{folder}")
+
+
 def told(part: str, **changes: object) -> Callable[[Path], None]:
     return lambda folder: edit(folder / part, **changes)
 
@@ -114,6 +146,9 @@ def told(part: str, **changes: object) -> Callable[[Path], None]:
         (told("text_encoder/config.json", attn_implementation="org/kernel"), "asks for the attn_impl"),
         (told("text_encoder/config.json", quantization_config={"bits": 4}), "asks for the quantization"),
         (told("text_encoder/config.json", text_config={"hidden_size": 10**6}), "has hidden_size 1000000"),
+        (told("text_encoder/config.json", transformers_weights="w.bin"), "asks for the transformers_weights"),
+        *((sharded(part, "w.bin"), "names 'w.bin'") for part in (DENOISER, AUTOENCODER, TEXT)),
+        *((sharded(part, "../w.safetensors"), r"names '\.\./w") for part in (DENOISER, AUTOENCODER, TEXT)),
         (told("unet/config.json", class_embed_type="timestep"), "lacks the weights class_embedding"),
         (
             lacking("text_encoder", "model.safetensors", "final_layer_norm.weight"),
