@@ -10,8 +10,8 @@ import torch
 
 from guidance.clip.names import MODELS
 from guidance.diffusion.shards import check_shards
-from guidance.diffusion.text_loading import check_text_encoder, read_text_encoder, read_tokenizer
-from guidance.diffusion.vae import read_model
+from guidance.diffusion.text_loading import read_text_encoder, read_tokenizer, unpack_text_encoder
+from guidance.diffusion.vae import make_model, read_model
 from guidance.errors import InputError
 
 if TYPE_CHECKING:
@@ -207,8 +207,14 @@ def _most(number: Any) -> float:
 
 
 def _read_file(path: Path, dtype: torch.dtype) -> Parts:
+    """The parts in one file, in the layout of Stable Diffusion's authors.
+
+    diffusers' own `from_single_file` is not asked: it changes the scheduler's settings, imports the modules
+    that model_index.json names, and without accelerate leaves random whatever weights the file lacks.
+    """
     import diffusers
-    from diffusers.loaders.single_file_utils import SingleFileComponentError
+    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+    from safetensors.torch import load_file
 
     if not os.path.isfile(path):
         raise InputError(f"there is no file {path}; check the path")
@@ -221,29 +227,22 @@ def _read_file(path: Path, dtype: torch.dtype) -> Parts:
     place = str(folder)
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     towers = _check_index(index, place)
-    # diffusers imports whatever module is named here, and takes the class from it.
-    for part, library in (
-        *((tower, "transformers") for tower in towers),
-        ("unet", "diffusers"),
-        ("vae", "diffusers"),
-    ):
-        if index[part][0] != library:
-            raise InputError(
-                f"the {part} of {place} is of {index[part][0]!r}, not of {library}; "
-                "check its model_index.json"
-            )
     _check_size(diffusers.UNet2DConditionModel, place, local=True)
-    for tower in towers:
-        check_text_encoder(place, tower, index, local=True)
-    tokenizers, scheduler = _read_tokenizers(place, towers, index, True), _read_scheduler(place, index, True)
-    kind = diffusers.StableDiffusionXLPipeline if len(towers) > 1 else diffusers.StableDiffusionPipeline
-    given = dict(zip(("tokenizer", "tokenizer_2"), tokenizers, strict=False))
-    try:
-        whole = kind.from_single_file(
-            str(path), config=place, local_files_only=True, torch_dtype=dtype, scheduler=scheduler, **given
-        )
-    except SingleFileComponentError as error:
-        told = str(error).split(". ")[0]
-        raise InputError(f"{path} is no whole Stable Diffusion ({told}); take one with all parts") from error
-    encoders = [getattr(whole, tower) for tower in towers]
-    return Parts(encoders, tokenizers, whole.unet, whole.vae, scheduler)
+    tensors = load_file(path)
+    for prefix in ("model.diffusion_model.", "first_stage_model."):
+        if not any(name.startswith(prefix) for name in tensors):
+            raise InputError(
+                f"{path} is no whole Stable Diffusion: it has no {prefix}…; take one with all parts"
+            )
+    unet = diffusers.UNet2DConditionModel.from_config(
+        diffusers.UNet2DConditionModel.load_config(place, subfolder="unet", local_files_only=True)
+    )
+    unet.load_state_dict(convert_ldm_unet_checkpoint(tensors, unet.config))
+    config = diffusers.AutoencoderKL.load_config(place, subfolder="vae", local_files_only=True)
+    return Parts(
+        [unpack_text_encoder(place, tower, index, tensors, dtype=dtype) for tower in towers],
+        _read_tokenizers(place, towers, index, True),
+        torch.nn.Module.to(unet, dtype),  # diffusers' own would warn of modules that it has not
+        make_model(config, tensors, place),
+        _read_scheduler(place, index, True),
+    )

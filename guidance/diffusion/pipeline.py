@@ -70,8 +70,9 @@ def load_pipeline(
     """A frozen Stable Diffusion 1, 2 or XL by name, in diffusers' formats.
 
     `name`: "tiny", the embedded one; "local-dir:path", a folder that diffusers wrote; "hf-hub:org/name"; the
-    path of a single .safetensors file, with model_index.json and the configurations and tokenizers that it
-    names in the file's folder. Only "hf-hub:" touches the network; only safetensors are read. `precision`: of
+    path of a single .safetensors file in the layout of Stable Diffusion's authors, with model_index.json and
+    the configurations and tokenizers that it names in the file's folder (whose U-Net must have as many layers
+    in every level). Only "hf-hub:" touches the network; only safetensors are read. `precision`: of
     weights and arithmetic; latents and pictures are float32, and so is the autoencoder with float16, in
     which Stable Diffusion XL's gives NaN. `offload`: on a GPU, only the part that computes is there (model),
     or only the layer (sequential). `slicing` decodes one picture at a time, `tiling` a piece of a picture.

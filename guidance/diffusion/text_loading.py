@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from guidance.clip.names import MODELS
 from guidance.devices import device as find_device
@@ -90,6 +91,34 @@ def read_text_encoder(
     if missing := [key for key in report["missing_keys"] if not key.endswith("position_ids")]:
         raise InputError(f"the {part} of {place} lacks the weights {missing[0]}, …; copy it there again")
     return model
+
+
+def unpack_text_encoder(
+    place: str, part: str, index: dict[str, Any], tensors: dict[str, Tensor], *, dtype: torch.dtype
+) -> Any:
+    """A text encoder of a local pipeline whose weights are among those of all its parts, on the CPU.
+
+    Stable Diffusion 1's has transformers' names, 2's open_clip's, and XL has one of either. Raises InputError
+    as `read_text_encoder` does.
+    """
+    from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
+
+    kind = check_text_encoder(place, part, index, local=True)
+    model = kind(kind.config_class.from_pretrained(place, subfolder=part, local_files_only=True))
+    found: dict[str, Tensor] = {}
+    for prefix in ("cond_stage_model.", f"conditioner.embedders.{int(part.endswith('_2'))}."):
+        start = f"{prefix}transformer."
+        found |= {name.removeprefix(start): t for name, t in tensors.items() if name.startswith(start)}
+        found |= convert_open_clip_checkpoint(model, tensors, prefix=f"{prefix}model.")
+    # Whether all names begin so depends on the kind of model and on the version of transformers.
+    found = {name.removeprefix("text_model."): tensor for name, tensor in found.items()}
+    own = {name: found.get(name.removeprefix("text_model.")) for name in model.state_dict()}
+    if missing := [name for name, tensor in own.items() if tensor is None]:
+        raise InputError(
+            f"the file in {place} lacks weights of its {part} ({missing[0]}, …); take a whole one"
+        )
+    model.load_state_dict(own)
+    return model.to(dtype)
 
 
 def check_text_encoder(place: str, part: str, index: dict[str, Any], *, local: bool) -> Any:

@@ -239,12 +239,22 @@ def _read_pretrained(place: str, subfolder: str | None, *, local_files_only: boo
 
 
 def _read_file(path: Path) -> Any:
-    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
     from safetensors.torch import load_file
 
     tensors, beside = load_file(path), path.with_name("config.json")
     config = json.loads(beside.read_text(encoding="utf-8")) if os.path.isfile(beside) else _SD1
-    model = _kind(config, str(path)).from_config(config)
+    return make_model(config, tensors, str(path))
+
+
+def make_model(config: dict[str, Any], tensors: dict[str, Tensor], place: str) -> Any:
+    """A diffusers model of a configuration and weights, named as by diffusers or Stable Diffusion's authors.
+
+    The authors' may have those of other networks beside them. Raises InputError for another kind of model,
+    and whatever PyTorch and diffusers raise for weights that are missing or of other shapes.
+    """
+    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+
+    model = _kind(config, place).from_config(config)
     if tensors.keys() != model.state_dict().keys():
         tensors = convert_ldm_vae_checkpoint(tensors, model.config)
     model.load_state_dict(tensors)

@@ -2,15 +2,20 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import diffusers
+import original_layout
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from small_pipelines import diffusers_pipeline, edit, write
 
+from guidance.clip.names import MODELS
 from guidance.clock import Clock
+from guidance.diffusion.denoiser import denoiser
 from guidance.diffusion.pipeline import load_pipeline
 from guidance.errors import InputError
 
@@ -198,15 +203,72 @@ def test_a_single_file_without_configurations(tmp_path: Path) -> None:
         load_pipeline(str(tmp_path / "model.safetensors"))
 
 
-def test_a_single_file_names_no_module_to_import(made: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(made, tmp_path / "copy"))
-    name = str(folder / "lora.safetensors")
-    save_file({"lora": torch.zeros(1)}, name)
+@pytest.fixture(params=["small", "xl", "tiny"])
+def folder_of(request: pytest.FixtureRequest, made: Path, made_xl: Path) -> Path:
+    return {"small": made, "xl": made_xl, "tiny": MODELS / "tiny_diffusion"}[request.param]
+
+
+def unpacked(folder: Path, to: Path) -> Path:
+    """The same pipeline with its weights in one file, and no others beside it."""
+    index = json.loads((folder / "model_index.json").read_text())
+    kind = getattr(diffusers, index["_class_name"])
+    shutil.copytree(folder, to, ignore=shutil.ignore_patterns("*.safetensors"))
+    original_layout.save_original(
+        kind.from_pretrained(folder, local_files_only=True), to / "model.safetensors"
+    )
+    return to / "model.safetensors"
+
+
+def test_a_single_file_predicts_what_the_folder_predicts(folder_of: Path, tmp_path: Path) -> None:
+    file = unpacked(folder_of, tmp_path / "file")
+    one, other = load_pipeline(f"local-dir:{folder_of}"), load_pipeline(str(file))
+    assert dict(one.scheduler.config) == dict(other.scheduler.config)
+    noise = one.noise(Clock(), 1, (one.size, one.size))
+    pictures = []
+    with torch.no_grad():
+        for pipeline in (one, other):
+            condition = pipeline.text.encode("a red heart")
+            x0 = denoiser(pipeline, condition, scale=3.0)(2 * noise, 2.0)
+            pictures.append((pipeline.vae.decode(x0), pipeline.vae.encode(pipeline.vae.decode(x0))))
+    assert all(torch.equal(a, b) for a, b in zip(*pictures, strict=True))
+    assert not any(parameter.requires_grad for parameter in other.unet.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("model.diffusion_model.middle_block.1.norm.weight", "mid_block.attentions.0.norm.weight"),
+        ("first_stage_model.decoder.conv_in.bias", "decoder.conv_in.bias"),
+        (
+            "conditioner.embedders.0.transformer.text_model.final_layer_norm.bias",
+            "weights of its text_encoder ",
+        ),
+        ("conditioner.embedders.1.model.text_projection", r"text_encoder_2 \(text_projection.weight"),
+    ],
+)
+def test_what_a_single_file_lacks_is_told(name: str, words: str, made_xl: Path, tmp_path: Path) -> None:
+    file = unpacked(made_xl, tmp_path / "file")
+    tensors = load_file(file)
+    del tensors[name]
+    save_file(tensors, file)
+    with pytest.raises(InputError, match=words) as told:
+        load_pipeline(str(file))
+    assert "\n" not in str(told.value)
+
+
+def test_a_single_file_has_no_other_precision_than_asked(made: Path, tmp_path: Path) -> None:
+    pipeline = load_pipeline(str(unpacked(made, tmp_path / "file")), precision="bfloat16")
+    assert {parameter.dtype for parameter in pipeline.unet.parameters()} == {torch.bfloat16}
+
+
+def test_a_single_file_imports_no_module(made: Path, tmp_path: Path) -> None:
+    file = unpacked(made, tmp_path / "file")
+    edit(file.parent / "model_index.json", text_encoder=["antigravity", "CLIPTextModel"])
+    load_pipeline(str(file))
+    assert "antigravity" not in sys.modules
+    save_file({"lora": torch.zeros(1)}, file)
     with pytest.raises(InputError, match="no whole Stable Diffusion"):
-        load_pipeline(name)
-    edit(folder / "model_index.json", text_encoder=["antigravity", "CLIPTextModel"])
-    with pytest.raises(InputError, match=r"text_encoder of .* is of 'antigravity'"):
-        load_pipeline(name)
+        load_pipeline(str(file))
 
 
 def test_options_that_cannot_be(made: Path) -> None:
