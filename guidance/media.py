@@ -54,6 +54,19 @@ def read_image(path: Path | str) -> Float[Tensor, "1 3 h w"]:
     return _read(Path(path), _tensor)
 
 
+def read_fitted(path: Path, size: tuple[int, int]) -> Float[Tensor, "1 3 h w"]:
+    """A picture file, or the picture that the run in a folder made, stretched to (h, w).
+
+    Raises InputError as `read_image` does.
+    """
+    return fitted(read_image(path / "final.png" if os.path.isdir(path) else path), size)
+
+
+def fitted(image: Float[Tensor, "b 3 h0 w0"], size: tuple[int, int]) -> Float[Tensor, "b 3 h w"]:
+    """The image stretched to (h, w), bicubically, without aliasing."""
+    return functional.interpolate(image, size, mode="bicubic", antialias=True).clamp(0, 1)
+
+
 def read_rgba(path: Path | str) -> Float[Tensor, "1 4 h w"]:
     """A picture file as `read_image` gives it, but with its opacity, by which the colours are multiplied."""
     return _read(Path(path), _premultiplied)

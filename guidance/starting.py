@@ -7,12 +7,11 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
 from guidance import checkpoint
 from guidance.canvas.base import Canvas
 from guidance.clock import Clock
-from guidance.media import read_image
+from guidance.media import fitted, read_image
 from guidance.optimization import Step, optimize
 from guidance.progress import progress
 
@@ -46,8 +45,7 @@ def fit(canvas: Canvas, image: Float[Tensor, "1 3 h w"], clock: Clock) -> None:
 def _fitting(canvas: Canvas, image: Float[Tensor, "1 3 h w"], clock: Clock) -> Iterator[Step]:
     with torch.no_grad():
         drawn = canvas()
-    resized = functional.interpolate(image, drawn.shape[-2:], mode="bicubic", antialias=True)
-    target = resized.clamp(0, 1).to(drawn.device)
+    target = fitted(image, (drawn.shape[-2], drawn.shape[-1])).to(drawn.device)
 
     def pixels(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b"]:
         return (images - target).square().mean((1, 2, 3))

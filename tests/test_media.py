@@ -190,6 +190,18 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_picture_or_that_of_a_run_is_stretched(tmp_path: Path) -> None:
+    halves = torch.zeros(1, 3, 8, 8)
+    halves[..., 4:] = 1
+    media.write_png(tmp_path / "final.png", halves)
+    for place in (tmp_path, tmp_path / "final.png"):
+        image = media.read_fitted(place, (12, 30))
+        assert image.shape == (1, 3, 12, 30)
+        assert image[..., :12].max() < 0.01
+        assert image[..., 18:].min() > 0.99
+        assert (image.min(), image.max()) == (0, 1)  # bicubic interpolation goes beyond both
+
+
 def test_sheet_places_images_in_rows() -> None:
     images = torch.arange(5.0).div(10).view(5, 1, 1, 1).expand(5, 3, 32, 64)
     page = media.sheet(images)

@@ -27,6 +27,7 @@ def guide(
     limit: float = inf,
     through_network: bool = True,
     checkpointed: bool = False,
+    record: dict[str, Float[Tensor, " b"]] | None = None,
 ) -> Denoiser:
     """A denoiser that goes where the decoded picture of its x0 loses less (Dhariwal and Nichol 2021).
 
@@ -50,7 +51,8 @@ def guide(
     Without `through_network` the gradient is not taken through the denoiser, for less time and memory. By
     Tweedie's second formula, sigma² ∂x0/∂x is the covariance of x0 given x; in its place stands that of
     independent latents of unit variance, as in Song et al. (ΠGDM, 2023). `checkpointed` computes denoiser and
-    decoder a second time, and only one of them is in memory.
+    decoder a second time, and only one of them is in memory. `record`: where each call puts the losses of its
+    x0, before their weights, in place of those of the call before; none where it does not guide.
 
     Losses and gradients are float32; what goes back through a network in half precision has unit size. Raises
     InputError for no losses and for numbers out of range, and FloatingPointError for a gradient that is not
@@ -70,10 +72,15 @@ def guide(
         """The gradient of the losses' sum to x0."""
         x0 = x0.detach().requires_grad_()
         image = checkpoint(decode, x0, use_reentrant=False) if checkpointed else decode(x0)
-        terms = [at(weight, clock.progress) * loss(image).sum() for weight, loss in weighted.values()]
+        found = {name: loss(image) for name, (_, loss) in weighted.items()}
+        if record is not None:
+            record.update({name: loss.detach() for name, loss in found.items()})
+        terms = [at(weighted[name][0], clock.progress) * loss.sum() for name, loss in found.items()]
         return torch.autograd.grad(torch.stack(terms).sum(), x0)[0]
 
     def guided(x: Float[Tensor, "b c h w"], sigma: float | Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
+        if record is not None:
+            record.clear()
         strength = at(scale, clock.progress)
         if strength == 0 or not is_guided(clock, every, window):
             with torch.no_grad():

@@ -1,6 +1,6 @@
 """What a sampling makes, as a canvas: for a run's film, checkpoint and final files."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import final
 
 import torch
@@ -36,12 +36,21 @@ class Sampled(Canvas):
         return [{"name": "latents", "params": [self.latents], "lr": 0.0}]
 
     @torch.no_grad()
-    def follow(self, steps: Iterator[SampleStep], *, shown: bool = True) -> Iterator[Step]:
-        """The steps of a sampling as those of a run, with pictures of x0, or white ones unless `shown`."""
+    def follow(
+        self,
+        steps: Iterator[SampleStep],
+        record: Mapping[str, Float[Tensor, " b"]] | None = None,
+        *,
+        shown: bool = True,
+    ) -> Iterator[Step]:
+        """The steps of a sampling as those of a run, with pictures of x0, or white ones unless `shown`.
+
+        Their losses are the noise, "sigma", and what `record` holds after each step (see `guide`).
+        """
         white = torch.ones(len(self.latents), 3, 8, 8)
         for step in steps:
             last = step.index + 1 == step.total
             self.latents.copy_(step.latents if last else step.x0)
             sigma = torch.full((len(self.latents),), step.sigma)
             image = self._decode(step.x0) if shown else white
-            yield Step(step.index, step.total, {"sigma": sigma}, image)
+            yield Step(step.index, step.total, {"sigma": sigma, **(record or {})}, image)

@@ -171,6 +171,25 @@ def test_weights_and_scale_are_schedules_of_the_clock() -> None:
     assert torch.equal(guided(scale=0)(x, 0.8), denoise(x, 0.8))
 
 
+def test_losses_are_recorded_where_it_guides_without_asking_twice() -> None:
+    asked, x, clock, record = [], latents(2), g.Clock(4), {}
+
+    def counted(x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
+        asked.append(sigma)
+        return denoise(x, sigma)
+
+    losses = {"push": (g.linear(5, 6), linear), "nothing": (0.0, linear)}
+    towards = guide(counted, losses, same, clock, window=(0.0, 0.5), record=record)
+    towards(x, 0.8)
+    assert torch.allclose(record["push"], linear(denoise(x, 0.8)))
+    assert torch.equal(record["push"], record["nothing"])
+    assert not record["push"].requires_grad
+    clock.index = 3
+    towards(x, 0.5)
+    assert record == {}
+    assert len(asked) == 2
+
+
 @pytest.mark.parametrize("sigma", [0.1, 2.0, 100.0])
 def test_the_clamp_is_of_each_member_by_itself(sigma: float) -> None:
     x = latents(2)
