@@ -15,6 +15,7 @@ from guidance.diffusion.pipeline import Precision, load_pipeline
 from guidance.diffusion.sampled import Sampled
 from guidance.diffusion.sampling import evaluations, sample
 from guidance.diffusion.schedulers import SchedulerName
+from guidance.media import read_fitted
 
 
 def main(
@@ -75,8 +76,8 @@ def main(
     strength = 1.0 if start is None else strength
     clock = g.Clock(evaluations(pipeline.scheduler, steps, strength), seed)
     noise = pipeline.noise(clock, best_of, sides)
-    picture = None if start is None else fitted(start, sides).to(where)
-    hole = None if mask is None else fitted(mask, sides).mean(1, keepdim=True).to(where)
+    picture = None if start is None else read_fitted(start, sides).to(where)
+    hole = None if mask is None else read_fitted(mask, sides).mean(1, keepdim=True).to(where)
 
     def decode(latents: torch.Tensor) -> torch.Tensor:
         image = pipeline.vae.decode(latents)
@@ -87,7 +88,7 @@ def main(
         changing = pipeline.text.schedule(
             prompt, clock.steps, dialect=dialect, clip_skip=clip_skip, long=long
         )
-        without = pipeline.text.encode(negative, dialect=dialect, clip_skip=clip_skip, long=long)
+        without = pipeline.text.encode_negative(negative, dialect=dialect, clip_skip=clip_skip, long=long)
         canvas = Sampled(decode, noise, clock.steps)
         steps_down = sample(
             # By steps, as in the tools that have such prompts, not by how much noise there is.
@@ -109,9 +110,3 @@ def main(
             judge = g.load(clip, device=where)
             scores = (judge.encode_image(canvas()) @ judge.encode_text([prompt]).T)[:, 0]
         return run.finish(canvas, scores)
-
-
-def fitted(path: Path, sides: tuple[int, int]) -> torch.Tensor:
-    """A picture stretched to these sides; of a run, the picture it made."""
-    image = g.read_image(path / "final.png" if path.is_dir() else path)
-    return functional.interpolate(image, sides, mode="bicubic", antialias=True).clamp(0, 1)

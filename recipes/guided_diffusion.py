@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 
 import torch
 from cyclopts import Parameter
-from torch.nn import functional
 
 import guidance as g
 from guidance import options
@@ -18,6 +17,7 @@ from guidance.diffusion.pipeline import Precision, load_pipeline
 from guidance.diffusion.sampled import Sampled
 from guidance.diffusion.sampling import evaluations, sample
 from guidance.diffusion.schedulers import SchedulerName
+from guidance.media import read_fitted
 
 
 def main(
@@ -89,15 +89,13 @@ def main(
     clock = g.Clock(evaluations(pipeline.scheduler, steps, strength), seed)
     noise = pipeline.noise(clock, best_of, sides)
     views = g.Crops.calm(clock, crops)
-    picture = None
-    if start is not None:
-        whole = g.read_image(start / "final.png" if start.is_dir() else start)
-        picture = functional.interpolate(whole, sides, mode="bicubic", antialias=True).clamp(0, 1).to(where)
+    picture = None if start is None else read_fitted(start, sides).to(where)
     guides = g.load_guides(clip, device=where)
 
     with torch.no_grad():
-        condition, without = pipeline.text.encode(prompt), pipeline.text.encode(negative)
+        condition, without = pipeline.text.encode(prompt), pipeline.text.encode_negative(negative)
         plain = denoiser(pipeline, condition, without, scale)
+        losses: dict[str, torch.Tensor] = {}
         towards = g.guide(
             plain,
             g.clip_losses(guides, prompts, views),
@@ -110,6 +108,7 @@ def main(
             limit=pipeline.trained.limit(torch.tensor([inf], dtype=torch.float64)).item(),
             through_network=gradient == "full",
             checkpointed=checkpointed,
+            record=losses,
         )
         if resume is None:
             print(cost(plain, towards, noise, clock, every, window), file=sys.stderr)
@@ -124,7 +123,7 @@ def main(
             strength=strength,
             seen=canvas.seen,
         )
-        followed = canvas.follow(taken, shown=film != "none")
+        followed = canvas.follow(taken, losses, shown=film != "none")
         for _ in run.track(followed, canvas, torch.optim.SGD(canvas.parameters()), clock):
             pass
         return run.finish(canvas, g.guide_score(guides, prompts, canvas()))

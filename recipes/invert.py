@@ -81,7 +81,11 @@ def main(
     sides = (pipeline.size, pipeline.size)
     start = begin_word(pipeline.text, word, initial, vectors)
     render = renderer(
-        pipeline, pipeline.noise(clock, 1, sides), pipeline.text.encode(""), steps=sampling, scale=scale
+        pipeline,
+        pipeline.noise(clock, 1, sides),
+        pipeline.text.encode_negative(""),
+        steps=sampling,
+        scale=scale,
     )
     rate: Schedule = g.linear(0.01, 0.001) if preset == "tiny" else 1e-4
     canvas = Learned(start.vectors, lambda _: render(pipeline.text.encode(prompt)), sides, lr=rate).to(where)

@@ -74,7 +74,7 @@ def main(
     render = renderer(
         pipeline,
         pipeline.noise(clock, best_of, (side, side)),
-        pipeline.text.encode(negative),
+        pipeline.text.encode_negative(negative),
         steps=sampling,
         scale=scale,
         seed=seed,

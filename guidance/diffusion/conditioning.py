@@ -77,6 +77,12 @@ def stack(conditions: Sequence[Condition]) -> Condition:
     return Condition(torch.cat([c.hidden for c in conditions]), torch.cat(pooled) if pooled else None)
 
 
+def nothing_like(condition: Condition) -> Condition:
+    """Zeros of the same shape."""
+    pooled = None if condition.pooled is None else torch.zeros_like(condition.pooled)
+    return Condition(torch.zeros_like(condition.hidden), pooled)
+
+
 def save_condition(path: Path | str, condition: Condition) -> None:
     """Write a condition as safetensors (`hidden`, `pooled`), atomically, float32.
 

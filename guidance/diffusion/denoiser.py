@@ -24,7 +24,7 @@ def denoiser(
 ) -> Denoiser:
     """A denoiser for a condition, one for all members or one for each, with classifier-free guidance.
 
-    It goes from what `negative` (the empty prompt if None) predicts to what `condition` predicts, times
+    It goes from what `negative` (that of no prompt if None) predicts to what `condition` predicts, times
     `scale` (Ho and Salimans 2022); where `scale` is 1, only `condition` is asked. `scale` and `condition` may
     be functions of progress, which is 0 at the most noise that the network was trained with and 1 at none.
     Gradients flow to the conditions and the latents. More noise than was trained with is taken for the most.
@@ -33,7 +33,7 @@ def denoiser(
     number than the latents.
     """
     trained = pipeline.trained
-    negative = pipeline.text.encode("") if negative is None else negative
+    negative = pipeline.text.encode_negative("") if negative is None else negative
 
     def denoise(x: Float[Tensor, "b c h w"], sigma: float | Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
         b = len(x)

@@ -10,7 +10,12 @@ import torch
 
 from guidance.clip.names import MODELS
 from guidance.diffusion.shards import check_shards
-from guidance.diffusion.text_loading import read_text_encoder, read_tokenizer, unpack_text_encoder
+from guidance.diffusion.text_loading import (
+    forces_zeros,
+    read_text_encoder,
+    read_tokenizer,
+    unpack_text_encoder,
+)
 from guidance.diffusion.vae import make_model, read_model
 from guidance.errors import InputError
 
@@ -33,13 +38,17 @@ _KINDS = [f"StableDiffusion{xl}{task}Pipeline" for xl in ("", "XL") for task in 
 
 @dataclass(frozen=True)
 class Parts:
-    """Models of diffusers and transformers, and diffusers' scheduler; two text encoders for XL."""
+    """Models of diffusers and transformers, and diffusers' scheduler; two text encoders for XL.
+
+    `zeros`: the U-Net was trained with zeros in place of no prompt.
+    """
 
     text_encoders: "list[CLIPTextModel | CLIPTextModelWithProjection]"
     tokenizers: "list[PreTrainedTokenizerBase]"
     unet: "UNet2DConditionModel"
     vae: "AutoencoderKL"
     scheduler: Any
+    zeros: bool
 
 
 def read_parts(name: str, dtype: torch.dtype) -> Parts:
@@ -134,6 +143,7 @@ def _read_parts(place: str, index: dict[str, Any], dtype: torch.dtype, name: str
         unet,
         vae,
         _read_scheduler(place, index, local),
+        forces_zeros(index),
     )
 
 
@@ -245,4 +255,5 @@ def _read_file(path: Path, dtype: torch.dtype) -> Parts:
         torch.nn.Module.to(unet, dtype),  # diffusers' own would warn of modules that it has not
         make_model(config, tensors, place),
         _read_scheduler(place, index, True),
+        forces_zeros(index),
     )

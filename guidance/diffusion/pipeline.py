@@ -71,11 +71,12 @@ def load_pipeline(
 
     `name`: "tiny", the embedded one; "local-dir:path", a folder that diffusers wrote; "hf-hub:org/name"; the
     path of a single .safetensors file in the layout of Stable Diffusion's authors, with model_index.json and
-    the configurations and tokenizers that it names in the file's folder (whose U-Net must have as many layers
-    in every level). Only "hf-hub:" touches the network; only safetensors are read. `precision`: of
-    weights and arithmetic; latents and pictures are float32, and so is the autoencoder with float16, in
-    which Stable Diffusion XL's gives NaN. `offload`: on a GPU, only the part that computes is there (model),
-    or only the layer (sequential). `slicing` decodes one picture at a time, `tiling` a piece of a picture.
+    the configurations and tokenizers that it names in the file's folder (that layout has the U-Nets of Stable
+    Diffusion and XL: as many layers in every level, and no other inputs). Only "hf-hub:" touches the network;
+    only safetensors are read. `precision`: of weights and arithmetic; latents and pictures are float32, and
+    so is the autoencoder with float16, in which Stable Diffusion XL's gives NaN. `offload`: on a GPU, only
+    the part that computes is there (model), or only the layer (sequential). `slicing` decodes one picture at
+    a time, `tiling` a piece of a picture.
 
     Raises InputError for an unknown name, parts that are missing, broken or do not fit each other, and for
     offloading without a GPU or without the package accelerate.
@@ -98,7 +99,7 @@ def load_pipeline(
         for model in (parts.unet, parts.vae, *parts.text_encoders):
             model.eval().requires_grad_(False)
         _place(parts, where, offload)
-        text = TextEncoders(parts.text_encoders, parts.tokenizers, device=where)
+        text = TextEncoders(parts.text_encoders, parts.tokenizers, device=where, zeros=parts.zeros)
         return Pipeline(name, text, Vae(parts.vae, name), parts.unet, parts.scheduler, trained, where)
 
 

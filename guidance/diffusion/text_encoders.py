@@ -13,7 +13,7 @@ from torch import Tensor
 
 from guidance.clip.tokenize import PromptWarning
 from guidance.clock import Clock
-from guidance.diffusion.conditioning import Condition, blend, concatenate, stack
+from guidance.diffusion.conditioning import Condition, blend, concatenate, nothing_like, stack
 from guidance.diffusion.dialects import Dialect, Passage, Phrase, check_dialect, parse_prompt
 from guidance.diffusion.dialects.editing import has_edits, read_changing
 from guidance.diffusion.dialects.phrases import short
@@ -49,8 +49,11 @@ class TextEncoders:
         tokenizers: Sequence[PreTrainedTokenizerBase],
         *,
         device: torch.device | None = None,
+        zeros: bool = False,
     ) -> None:
         """`models`: of transformers, used as they are where they are; no weight gets a gradient from here on.
+
+        `zeros`: the denoiser was trained with zeros in place of no prompt (see `encode_negative`).
 
         The last layer is read, normalised; with a `CLIPTextModelWithProjection` among them, as in SDXL, the
         one before it, not normalised, and the projection is the pooled whole. Raises InputError for none, for
@@ -67,6 +70,7 @@ class TextEncoders:
         self.context_length = lengths.pop()
         self.width = sum(tower.width for tower in self._towers)
         self.device = device or next(models[0].parameters()).device
+        self._zeros = zeros
         self._penultimate = any(tower.projects for tower in self._towers)
 
     def encode(
@@ -91,6 +95,16 @@ class TextEncoders:
         self._tell(texts, dialect, long)
         found = [self._encode(text, dialect, clip_skip, long) for text in texts]
         return stack(self.match(*found, clip_skip=clip_skip))
+
+    def encode_negative(
+        self, prompt: str, *, dialect: Dialect = "plain", clip_skip: int = 0, long: bool = False
+    ) -> Condition:
+        """What guidance leads away from: as `encode`, but of no prompt what the denoiser was trained with.
+
+        That is the empty prompt of Stable Diffusion 1 and 2, and zeros of most SDXLs, as in diffusers.
+        """
+        encoded = self.encode(prompt, dialect=dialect, clip_skip=clip_skip, long=long)
+        return nothing_like(encoded) if self._zeros and not prompt else encoded
 
     def schedule(
         self, prompt: str, steps: int, *, dialect: Dialect = "plain", clip_skip: int = 0, long: bool = False
@@ -117,14 +131,18 @@ class TextEncoders:
         return at
 
     def match(self, *conditions: Condition, clip_skip: int = 0) -> list[Condition]:
-        """The conditions at the length of the longest, filled up with empty contexts, as a denoiser needs a
-        prompt and its negative."""
+        """The conditions at the length of the longest, as a denoiser needs a prompt and its negative.
+
+        They are filled up with empty contexts, and zeros with zeros.
+        """
         longest = max(condition.hidden.shape[1] for condition in conditions)
         matched = []
         for condition in conditions:
             missing = (longest - condition.hidden.shape[1]) // self.context_length
             if missing:
                 empty = self.encode("", clip_skip=clip_skip).to(condition.hidden.device)
+                if not condition.hidden.any():
+                    empty = nothing_like(empty)
                 b = len(condition.hidden)
                 empty = Condition(
                     empty.hidden.repeat(b, missing, 1),

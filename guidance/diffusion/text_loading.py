@@ -44,7 +44,7 @@ def load_text_encoders(name: str = "tiny", *, device: str | torch.device = "cpu"
     try:
         # Whatever is not in the files is an error, but initialised first.
         with torch.random.fork_rng(devices=[]), _without_bars():
-            models, tokenizers = _read(place, local=scheme != "hf-hub")
+            models, tokenizers, zeros = _read(place, local=scheme != "hf-hub")
     except InputError:
         raise
     except Exception as error:  # the library of tokenizers raises bare Exception
@@ -53,7 +53,7 @@ def load_text_encoders(name: str = "tiny", *, device: str | torch.device = "cpu"
             f"the text encoders of {name!r} cannot be loaded ({type(error).__name__}: {message}); "
             "check the name and the files"
         ) from error
-    return TextEncoders([model.to(where) for model in models], tokenizers)
+    return TextEncoders([model.to(where) for model in models], tokenizers, zeros=zeros)
 
 
 @contextmanager
@@ -160,7 +160,12 @@ def read_tokenizer(place: str, part: str, index: dict[str, Any], *, local: bool)
     return kind.from_pretrained(place, subfolder=part, local_files_only=local)
 
 
-def _read(place: str, *, local: bool) -> tuple[list[Any], list[Any]]:
+def forces_zeros(index: dict[str, Any]) -> bool:
+    """Whether a pipeline's model_index.json asks for zeros in place of no prompt; an XL's does if silent."""
+    return "XL" in str(index.get("_class_name")) and bool(index.get("force_zeros_for_empty_prompt", True))
+
+
+def _read(place: str, *, local: bool) -> tuple[list[Any], list[Any], bool]:
     from huggingface_hub import hf_hub_download
 
     index_file = str(Path(place, "model_index.json")) if local else hf_hub_download(place, "model_index.json")
@@ -170,4 +175,5 @@ def _read(place: str, *, local: bool) -> tuple[list[Any], list[Any]]:
         raise InputError(f"the pipeline {place} has no text encoder; take a whole Stable Diffusion")
     models = [read_text_encoder(place, part, index, local=local, dtype=torch.float32) for part in parts]
     folders = [part.replace("text_encoder", "tokenizer") for part in parts]
-    return models, [read_tokenizer(place, folder, index, local=local) for folder in folders]
+    tokenizers = [read_tokenizer(place, folder, index, local=local) for folder in folders]
+    return models, tokenizers, forces_zeros(index)

@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from small_pipelines import diffusers_pipeline, edit, write
 
-from guidance.clip.names import MODELS
 from guidance.clock import Clock
 from guidance.diffusion.denoiser import denoiser
 from guidance.diffusion.pipeline import load_pipeline
@@ -50,6 +49,39 @@ def test_a_folder_is_read(xl: bool, made: Path, made_xl: Path) -> None:
         rows = theirs.text_encoder(ids, output_hidden_states=True)
         row = rows.hidden_states[-2] if xl else rows.last_hidden_state
     torch.testing.assert_close(pipeline.text.encode("a red heart").hidden[..., : row.shape[-1]], row)
+
+
+@pytest.mark.parametrize("negative", ["", "a cat"])
+@pytest.mark.parametrize("flag", [True, False, None])
+def test_no_prompt_is_zeros_where_diffusers_has_zeros(
+    flag: bool | None, negative: str, made_xl: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(made_xl, tmp_path / "copy"))
+    edit(folder / "model_index.json", force_zeros_for_empty_prompt=flag)
+    if flag is None:
+        index = json.loads((folder / "model_index.json").read_text())
+        del index["force_zeros_for_empty_prompt"]
+        (folder / "model_index.json").write_text(json.dumps(index))
+    theirs = diffusers.StableDiffusionXLPipeline.from_pretrained(folder, local_files_only=True)
+    said, unsaid, _, whole = theirs.encode_prompt(
+        "a red heart", device="cpu", negative_prompt=negative or None
+    )
+    pipeline = load_pipeline(f"local-dir:{folder}")
+    ours, wanted = pipeline.text.encode_negative(negative), pipeline.text.encode("a red heart")
+    torch.testing.assert_close(wanted.hidden, said)
+    torch.testing.assert_close(ours.hidden, unsaid)
+    torch.testing.assert_close(ours.pooled, whole)
+    assert ours.hidden.any() == (negative != "" or flag is False)
+    if not negative:
+        x = pipeline.noise(Clock(), 1, (16, 16))
+        assert torch.equal(denoiser(pipeline, wanted)(x, 1.0), denoiser(pipeline, wanted, ours)(x, 1.0))
+    long = pipeline.text.encode(", ".join(["a red heart"] * 8), long=True)
+    assert pipeline.text.match(ours, long)[0].hidden[:, 12:].any() == ours.hidden.any()
+
+
+def test_no_prompt_is_the_empty_one_of_stable_diffusion_1(made: Path) -> None:
+    pipeline = load_pipeline(f"local-dir:{made}")
+    assert torch.equal(pipeline.text.encode_negative("").hidden, pipeline.text.encode("").hidden)
 
 
 @pytest.mark.parametrize(
@@ -203,11 +235,6 @@ def test_a_single_file_without_configurations(tmp_path: Path) -> None:
         load_pipeline(str(tmp_path / "model.safetensors"))
 
 
-@pytest.fixture(params=["small", "xl", "tiny"])
-def folder_of(request: pytest.FixtureRequest, made: Path, made_xl: Path) -> Path:
-    return {"small": made, "xl": made_xl, "tiny": MODELS / "tiny_diffusion"}[request.param]
-
-
 def unpacked(folder: Path, to: Path) -> Path:
     """The same pipeline with its weights in one file, and no others beside it."""
     index = json.loads((folder / "model_index.json").read_text())
@@ -219,9 +246,15 @@ def unpacked(folder: Path, to: Path) -> Path:
     return to / "model.safetensors"
 
 
-def test_a_single_file_predicts_what_the_folder_predicts(folder_of: Path, tmp_path: Path) -> None:
-    file = unpacked(folder_of, tmp_path / "file")
-    one, other = load_pipeline(f"local-dir:{folder_of}"), load_pipeline(str(file))
+@pytest.mark.parametrize("xl", [False, True])
+def test_a_single_file_predicts_what_the_folder_predicts(
+    xl: bool, made: Path, made_xl: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(made_xl if xl else made, tmp_path / "folder"))
+    # diffusers' pipelines change this into 1.
+    edit(folder / "scheduler" / "scheduler_config.json", steps_offset=0)
+    file = unpacked(folder, tmp_path / "file")
+    one, other = load_pipeline(f"local-dir:{folder}"), load_pipeline(str(file))
     assert dict(one.scheduler.config) == dict(other.scheduler.config)
     noise = one.noise(Clock(), 1, (one.size, one.size))
     pictures = []
