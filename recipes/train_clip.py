@@ -14,6 +14,7 @@ from guidance import training
 from guidance.canvas.brushes import brushes
 from guidance.clip.bpe import train_tokenizer
 from guidance.clip.data import read_captioned
+from guidance.clip.locking import lock
 from guidance.clip.scratch import adamw, new_model, retrieval
 from guidance.clip.train import Trainee, save_model, train
 
@@ -32,6 +33,7 @@ def main(
     sketches: int = 48,
     lr: float = 1e-3,
     start: Path | None = None,
+    lock_text: bool = False,
     seed: int = 0,
     device: str = "auto",
     precision: Literal["float32", "bfloat16"] = "float32",
@@ -48,6 +50,8 @@ def main(
         sketches: Unfinished drawings a step, whose gradients are trained.
         lr: Highest learning rate of AdamW.
         start: A trained folder to start from; it may have been trained at another image size.
+        lock_text: Whether the text tower stays as it is, so that what listens to it, such as a diffusion
+            model, need not be trained anew.
         seed: Another number gives another model.
         device: auto, cpu, cuda, cuda:1, …
         precision: Of the towers' arithmetic: float32, or bfloat16.
@@ -68,6 +72,8 @@ def main(
     model, config = new_model(image_model, image_size, tokenizer.get_vocab_size(), seed)
     if start is not None:
         model.load_state_dict(read_weights(start, model))
+    if lock_text:
+        lock(model, "text")
     trainee = Trainee(model, config["preprocess_cfg"], SKETCHBOOK).to(where)
     optimizer = adamw(model)
     training.open_folder(output, settings)

@@ -63,6 +63,16 @@ def test_the_same_command_goes_on(data: Path, tmp_path: Path, monkeypatch: pytes
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
 
 
+def test_a_locked_text_tower_stays(data: Path, tmp_path: Path) -> None:
+    assert train(data, tmp_path / "first") == 0
+    locked = ("--start", tmp_path / "first", "--lock-text", "true")
+    assert train(data, tmp_path / "second", *locked) == 0
+    first, second = weights(tmp_path / "first"), weights(tmp_path / "second")
+    towers = {name: torch.equal(first[name], second[name]) for name in first}
+    assert all(same for name, same in towers.items() if not name.startswith(("visual.", "logit_scale")))
+    assert not any(same for name, same in towers.items() if name.startswith("visual.") and "weight" in name)
+
+
 def test_another_training_does_not_take_the_folder_over(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -90,9 +90,12 @@ class Placement:
         zoom: tuple[float, float],
         shift: float,
         white: float,
+        angle: float = 0.25,
         device: torch.device,
     ) -> "Placement":
-        """Random placements; a share `white` of the pages is white, the others have any one colour."""
+        """Random placements, up to `angle` askew; a share `white` of the pages is white, the others have any
+        one colour.
+        """
 
         def uniform(*shape: int) -> Tensor:
             return torch.rand(*shape, generator=generator).to(device)
@@ -100,7 +103,7 @@ class Placement:
         page = torch.where(uniform(n, 1) < white, 1.0, uniform(n, 3))
         return Placement(
             zoom[0] + (zoom[1] - zoom[0]) * uniform(n),
-            0.25 * (uniform(n) - uniform(n)),
+            angle * (uniform(n) - uniform(n)),
             shift * (2 * uniform(n, 2) - 1),
             page,
         )

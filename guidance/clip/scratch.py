@@ -43,9 +43,9 @@ def new_model(
 
 
 def adamw(model: CLIP) -> torch.optim.AdamW:
-    """AdamW under which matrices decay; gains and biases do not."""
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim < 2]
+    """AdamW of what has a gradient, under which matrices decay; gains and biases do not."""
+    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    others = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
     # Not fused: that takes the moments for channels-last like the weights, which they are not after a resume.
     return torch.optim.AdamW(groups, betas=(0.9, 0.98))

@@ -218,7 +218,11 @@ def _begin(
     n = len(slots)
     if n == 0:
         return
-    placement = Placement.draw(n, generator, zoom=(0.75, 1.05), shift=0.08, white=0.8, device=device)
+    # All nearly in the same place and on white: where a goal may lie anywhere, the way there is a blur of all
+    # such places, and a page of any colour has the whole page painted.
+    placement = Placement.draw(
+        n, generator, zoom=(0.88, 1.0), shift=0.03, white=1.0, angle=0.06, device=device
+    )
     trainee.subjects[slots] = torch.multinomial(weights, n, replacement=True, generator=generator).to(device)
     trainee.placements[slots] = torch.cat(
         [placement.zoom[:, None], placement.angle[:, None], placement.shift, placement.page], 1
