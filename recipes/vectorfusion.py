@@ -20,6 +20,7 @@ def main(
     model: options.Pipeline = "tiny",
     scale: float | None = None,
     times: tuple[float, float] = (0.05, 0.95),
+    renew: int | None = None,
     negative: options.Negative = "",
     size: options.Size = 128,
     seed: options.Seed = 0,
@@ -47,12 +48,17 @@ def main(
             --paths 128 --steps 1000 --size 600, and for --start the best picture of diffuse --best-of 6.
         scale: Of classifier-free guidance; by the preset, 20 or the paper's 100.
         times: Between which shares of the noise, none to all, the drawing is judged.
+        renew: Every how many steps shapes that are hardly seen are drawn anew, on top of the others, until
+            three quarters are done; by the preset, 0, which is never, or the paper's 100.
         clip: The model that chooses the best.
     """
     run = g.Run(__file__, locals())
     clock = g.Clock(steps, seed)
     where = g.device(device)
     paper = preset == "vectorfusion"
+    if renew is not None and renew < 0:
+        raise g.InputError(f"renew must be at least 0, got {renew}")
+    every = renew if renew is not None else 100 if paper else 0
     if paper:
         canvas = g.Shapes(paths, size, clock, b=best_of, radius=(20 / 600, 20 / 600), wobble=0.0)
         area = (512 / 600) ** 2
@@ -68,13 +74,13 @@ def main(
     else:
         canvas = g.Shapes(paths, size, clock, b=best_of, radius=(0.03, 0.12), opacity=(0.0, 0.1))
         views = g.Crops(clock, crops, scale=(0.85, 1.0), rotation=5.0)
-        optimizer = None
+        optimizer = g.adam(canvas)
     canvas.to(where)
 
     pipeline = load_pipeline(model, device=where, precision=precision, offload=offload)
     latents = pipeline.vae.channels * (pipeline.size // pipeline.vae.factor) ** 2
     with torch.no_grad():
-        condition, unwanted = pipeline.text.encode(prompt), pipeline.text.encode(negative)
+        condition, unwanted = pipeline.text.encode(prompt), pipeline.text.encode_negative(negative)
     distillation = g.DistillationLoss(
         pipeline,
         condition,
@@ -88,7 +94,10 @@ def main(
     losses["crossing"] = (0.01 / latents, g.XingLoss(canvas))
     run.start(canvas)
     for _ in run.optimize(canvas, losses, clock, optimizer):
-        pass
+        if every and clock.index % every == 0 and clock.progress <= 0.75:
+            unused = canvas.unused(opacity=0.05, area=64 / 600**2)
+            # Those of calm begin fainter than what is unused.
+            canvas.renew_(unused, clock, optimizer, None if paper else (0.1, 0.2))
 
     with torch.no_grad():
         judge = g.load_guides(clip, device=where)

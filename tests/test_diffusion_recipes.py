@@ -23,6 +23,10 @@ def score(folder: Path) -> float:
     return max(json.loads((folder / "run.json").read_text())["scores"])
 
 
+def metrics(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
 def test_clip_guides_and_the_cost_is_told_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scores = {}
     for clip_scale in (0.0, 3.0):
@@ -34,6 +38,8 @@ def test_clip_guides_and_the_cost_is_told_before(tmp_path: Path, capsys: pytest.
         assert "4 evaluations of the network, 2 of them guided" in told
         assert told.index("evaluations") < told.index("step 4/4")
         assert read_image(folder / "final.png").shape == (1, 3, 32, 32)
+        plain, guided = {"step", "sigma"}, {"step", "sigma", "clip"}
+        assert [set(line) for line in metrics(folder)] == [plain] * 2 + [guided if clip_scale else plain] * 2
     assert scores[3.0] > scores[0.0] + 0.005
 
 
@@ -74,6 +80,7 @@ def test_a_stopped_run_goes_on_to_the_same_picture(tmp_path: Path, monkeypatch: 
     assert not (folder / "final.png").exists()
     guided_diffusion("a red heart", **settings, resume=folder)
     assert torch.equal(read_image(folder / "final.png"), read_image(whole / "final.png"))
+    assert (folder / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
 
 
 def test_offload_and_a_gradient_through_the_network_is_one_line(tmp_path: Path) -> None:
@@ -88,8 +95,34 @@ def test_shapes_are_distilled(tmp_path: Path, preset: str) -> None:
         "a red heart", preset=preset, steps=2, paths=6, size=32, film="none", output=tmp_path
     )
     assert (folder / "final.svg").read_text().count("<path") == 6
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert [set(line) for line in lines] == [{"step", "distillation", "crossing"}] * 2
+    assert [set(line) for line in metrics(folder)] == [{"step", "distillation", "crossing"}] * 2
+
+
+def test_unused_shapes_are_drawn_anew_and_a_stopped_run_ends_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"steps": 6, "paths": 6, "size": 32, "film": "none", "best_of": 2}
+    plain = vectorfusion("a red heart", renew=0, output=tmp_path / "plain", **settings)
+    whole = vectorfusion("a red heart", renew=2, output=tmp_path / "whole", **settings)
+    assert (whole / "final.svg").read_text() != (plain / "final.svg").read_text()
+    track = Run.track
+
+    def killed(self: Run, *given: object) -> object:
+        yield from islice(track(self, *given), 4)  # the last of them has been seen, and is not saved
+        monkeypatch.setattr(Run, "track", track)
+        raise SystemExit
+
+    monkeypatch.setattr("guidance.run.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(Run, "track", killed)
+    stopped = tmp_path / "stopped"
+    with pytest.raises(SystemExit):
+        vectorfusion("a red heart", renew=2, output=stopped, **settings)
+    folder = stopped / "vectorfusion" / "a-red-heart-0"
+    vectorfusion("a red heart", renew=2, output=stopped, **settings, resume=folder)
+    for name in ("0.png", "1.png"):
+        images = [read_image(place / "members" / name) for place in (folder, whole)]
+        assert torch.equal(*images)
+    assert (folder / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
 
 
 def test_distillation_draws_the_prompt(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 from math import tau
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from guidance.canvas.base import ParamGroup, VectorCanvas, points_rate
@@ -59,24 +59,82 @@ class Shapes(VectorCanvas):
         check_range("wobble", (0, wobble), 0, 10)
 
         self.size = size
+        self._most = segments[1]
+        self._middle = (0.5 - extent / 2, 0.5 + extent / 2)
+        self._radius, self._wobble, self._opacity = radius, (-wobble, wobble), opacity
         start = replace(clock, index=0)
-
-        def draw(name: str, low: float, high: float, *shape: int) -> Tensor:
-            return low + (high - low) * start.uniform(f"shapes/{name}", b, shape)
-
-        least, most = segments
-        count = draw("segments", least, most + 1, paths).floor().clamp(max=most).long()
-        centre = draw("centre", 0.5 - extent / 2, 0.5 + extent / 2, paths, 1, 2)
-        size_of = draw("radius", *radius, paths, 1, 1)
-        moves = draw("wobble", -wobble, wobble, paths, 3 * most, 2)
-        points = centre + size_of * (_circles(count, most) + moves)
-        used = torch.arange(3 * most) < 3 * count[:, :, None]
-        self.points = nn.Parameter(points[used])
-        self.colours = nn.Parameter(
-            torch.cat([draw("colour", 0, 1, paths, 3), draw("opacity", *opacity, paths, 1)], 2)
-        )
-        self.register_buffer("segments", count)
+        count = _uniform(start, "segments", (segments[0], segments[1] + 1), b, paths).floor()
+        self.register_buffer("segments", count.clamp(max=self._most).long())
         self.register_buffer("background", torch.tensor(background))
+        points, colours = self._draw(start, opacity)
+        self.points, self.colours = nn.Parameter(points), nn.Parameter(colours)
+
+    def _draw(
+        self, clock: Clock, opacity: tuple[float, float]
+    ) -> tuple[Float[Tensor, "points 2"], Float[Tensor, "b n 4"]]:
+        """Points and colours of new paths with as many segments as those that there are, on the CPU."""
+        count = self.segments.cpu()
+        b, n = count.shape
+        centre = _uniform(clock, "centre", self._middle, b, n, 1, 2)
+        radius = _uniform(clock, "radius", self._radius, b, n, 1, 1)
+        moves = _uniform(clock, "wobble", self._wobble, b, n, 3 * self._most, 2)
+        points = centre + radius * (_circles(count, self._most) + moves)
+        used = torch.arange(3 * self._most) < 3 * count[:, :, None]
+        plain = _uniform(clock, "colour", (0, 1), b, n, 3)
+        return points[used], torch.cat([plain, _uniform(clock, "opacity", opacity, b, n, 1)], 2)
+
+    @torch.no_grad()
+    def unused(self, opacity: float, area: float) -> Bool[Tensor, "b n"]:
+        """Which paths are hardly seen: of less opacity, or with less area, in shares of the canvas.
+
+        The area is that of the polygon of the control points, and of a figure of eight the lobes' difference.
+        """
+        sizes = 3 * self.segments.flatten()
+        path = torch.repeat_interleave(sizes)
+        ends = sizes.cumsum(0)
+        after = torch.arange(1, len(path) + 1, device=path.device)
+        after[ends - 1] = ends - sizes
+        (x, y), (x2, y2) = self.points.T, self.points[after].T
+        doubled = x.new_zeros(len(sizes)).index_add(0, path, x * y2 - x2 * y)
+        return (self.colours[:, :, 3] < opacity) | (doubled.abs() / 2 < area).view_as(self.segments)
+
+    @torch.no_grad()
+    def renew_(
+        self,
+        paths: Bool[Tensor, "b n"],
+        clock: Clock,
+        optimizer: torch.optim.Adam,
+        opacity: tuple[float, float] | None = None,
+    ) -> None:
+        """Draw these paths anew, as at the beginning but by the clock's present step, on top of all others.
+
+        VectorFusion's (Jain et al. 2023, section 4.3), which it calls reinitialising. `opacity`: the range to
+        draw from, if not that of the beginning. The optimizer has no momentum of the new paths, and of the
+        second moments the mean of the member's: its steps are counted for all alike, and after many of them
+        zeros would let the next ones be six learning rates long.
+        """
+        order = paths.byte().argsort(dim=1, stable=True)
+        new = paths.gather(1, order)
+        sizes = 3 * self.segments
+        begins = (sizes.flatten().cumsum(0) - sizes.flatten()).view_as(sizes)
+        self.segments.copy_(self.segments.gather(1, order))
+        sizes = 3 * self.segments.flatten()
+        shift = begins.gather(1, order).flatten() - (sizes.cumsum(0) - sizes)
+        rows = torch.arange(len(self.points), device=order.device) + shift.repeat_interleave(sizes)
+        points, colours = self._draw(clock, opacity or self._opacity)
+        member = torch.arange(len(order), device=order.device)[:, None].expand_as(order)
+        for parameter, values, where, fresh, of in (
+            (self.points, points, rows, *(t.flatten().repeat_interleave(sizes) for t in (new, member))),
+            (self.colours, colours, (member, order), new, member),
+        ):
+            parameter.copy_(parameter[where])
+            parameter[fresh] = values.to(parameter)[fresh]
+            for name, state in optimizer.state[parameter].items():
+                if state.shape == parameter.shape:
+                    state.copy_(state[where])
+                    for i in range(len(order)):
+                        usual = state[of == i].mean() if name == "exp_avg_sq" else 0.0
+                        state[fresh & (of == i)] = usual
 
     def scene(self) -> Scene:
         """The drawings as a value that `rasterize` takes, connected to the parameters."""
@@ -104,6 +162,11 @@ class Shapes(VectorCanvas):
     def project_(self) -> None:
         """Clamps colours and opacity to [0, 1], in place."""
         self.colours.clamp_(0, 1)
+
+
+def _uniform(clock: Clock, name: str, bounds: tuple[float, float], b: int, *shape: int) -> Tensor:
+    low, high = bounds
+    return low + (high - low) * clock.uniform(f"shapes/{name}", b, shape)
 
 
 def _circles(count: Int[Tensor, "b n"], most: int) -> Float[Tensor, "b n points 2"]:
