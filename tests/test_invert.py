@@ -62,14 +62,22 @@ RECIPES: dict[str, tuple[Options, list[str]]] = {
     "invert": (lambda p: [p, "a <it>", "--initial", "red heart"], ["it.safetensors"]),
     "imagic": (lambda p: [p / "0.png", "a blue heart"], ["picture.safetensors", "way.png"]),
 }
+TUNED = ["--tune-steps", 3, "--tune-rate", 0.001]
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    ("recipe", "steps"), [("invert", [5]), ("imagic", [5]), ("imagic", [2, *TUNED]), ("imagic", [4, *TUNED])]
+)
 def test_a_killed_run_goes_on_to_the_same(
-    recipe: str, model: str, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: str,
+    steps: list[object],
+    model: str,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     options, files = RECIPES[recipe]
-    tokens = [*options(pictures), "--model", model, "--steps", 5, "--batch", 2]
+    tokens = [*options(pictures), "--model", model, "--batch", 2, "--steps", *steps]
     whole = draw(recipe, *tokens, output=tmp_path / "whole")
     with monkeypatch.context() as patch:
         die_at(3, patch)
@@ -80,7 +88,7 @@ def test_a_killed_run_goes_on_to_the_same(
     same(died, whole, files)
     images = [media.read_image(folder / "final.png") for folder in (died, whole)]
     assert torch.equal(*images)
-    assert len((whole / "metrics.jsonl").read_text().splitlines()) == 5
+    assert len((whole / "metrics.jsonl").read_text().splitlines()) == steps[0] + 3 * (len(steps) > 1)
     assert json.loads((whole / "run.json").read_text())["status"] == "finished"
 
 
@@ -111,6 +119,22 @@ def test_strength_is_the_way_from_the_picture_to_the_words(
     assert load_condition(folder / "picture.safetensors").hidden.shape == (1, 12, 32)
 
 
+def test_a_tuned_network_knows_the_picture_better_and_leaves_the_embedding(
+    model: str, pictures: Path, tmp_path: Path
+) -> None:
+    tokens = [pictures / "0.png", "a blue heart", "--model", model, "--steps", 2, "--strength", 0]
+    plain = draw("imagic", *tokens, output=tmp_path / "plain")
+    tuned = draw("imagic", *tokens, "--tune-steps", 40, "--tune-rate", 0.003, output=tmp_path / "tuned")
+    conditions = [load_condition(folder / "picture.safetensors").hidden for folder in (plain, tuned)]
+    # The rate of the embedding falls over its own steps, not over all.
+    assert torch.equal(*conditions)
+    errors = [json.loads(line)["error"][0] for line in (tuned / "metrics.jsonl").read_text().splitlines()]
+    assert len(errors) == 42
+    assert sum(errors[-10:]) < 0.8 * sum(errors[2:12])
+    images = [media.read_image(folder / "final.png") for folder in (plain, tuned)]
+    assert not torch.equal(*images)
+
+
 def places(sheet: torch.Tensor, size: int) -> list[tuple[int, int]]:
     height, width = sheet.shape[-2:]
     return [(y, x) for y in range(height - size + 1) for x in range(width - size + 1)]
@@ -135,6 +159,11 @@ def test_tuning_raises_the_score(model: str, tmp_path: Path) -> None:
         (["imagic", "PICTURE", "a fox", "--strength", "inf"], "strength must be a finite number, got inf"),
         (["imagic", "missing.png", "a fox"], "missing.png"),
         (["imagic", "PICTURE", "a fox", "--batch", "0"], "batch must be at least 1, got 0"),
+        (["imagic", "PICTURE", "a fox", "--tune-steps", "-1"], "tune_steps must be at least 0"),
+        (
+            ["imagic", "PICTURE", "a fox", "--tune-steps", "1", "--precision", "bfloat16"],
+            "in float32 and whole",
+        ),
         (["invert", "PICTURE", "a fox"], "must have the word to learn in it, such as <it>, got 'a fox'"),
         (["invert", "PICTURE", "--word", "two words", "--prompt", "two words"], "one word"),
         (["invert", "PICTURE", "--initial", ""], "must have a token, got ''"),

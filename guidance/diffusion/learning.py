@@ -7,7 +7,6 @@ from typing import final
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
-from torch.nn import functional
 
 from guidance.canvas.base import Canvas, ParamGroup
 from guidance.clip.pictures import suffixes
@@ -17,7 +16,7 @@ from guidance.diffusion.denoiser import denoiser
 from guidance.diffusion.noise import predicted
 from guidance.diffusion.pipeline import Pipeline
 from guidance.errors import InputError
-from guidance.media import read_image
+from guidance.media import fitted, read_image
 from guidance.optimization import Step
 
 
@@ -36,8 +35,7 @@ def read_pictures(place: Path, size: int) -> Float[Tensor, "n 3 size size"]:
 def _square(image: Float[Tensor, "1 3 h w"], size: int) -> Float[Tensor, "1 3 size size"]:
     side = min(image.shape[-2:])
     top, left = ((length - side) // 2 for length in image.shape[-2:])
-    middle = image[..., top : top + side, left : left + side]
-    return functional.interpolate(middle, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
+    return fitted(image[..., top : top + side, left : left + side], (size, size))
 
 
 def denoising_error(
@@ -66,7 +64,8 @@ class Learned(Canvas):
     """Tensors that are learned from pictures, and the picture that a model makes of them.
 
     `tensors` are what they begin as; `render` makes one picture of the parameters, which have their order.
-    `size`: height and width of the picture. `lr`: the learning rate of all.
+    `size`: height and width of the picture. `lr`: the learning rate of all. `network`: one that `render` asks
+    and that is learned as well, a part of the state, with a learning rate of its own.
 
     `preview` is the picture as it was last looked at: a part of the state, so that the film of a run that is
     resumed is the same.
@@ -81,11 +80,15 @@ class Learned(Canvas):
         size: tuple[int, int],
         *,
         lr: Schedule,
+        network: nn.Module | None = None,
+        network_lr: Schedule = 0.0,
     ) -> None:
         super().__init__()
         self.tensors = nn.ParameterList(tensor.detach().clone() for tensor in tensors)
         self.render = render
         self.lr = lr
+        self.network = network
+        self.network_lr = network_lr
         self.register_buffer("preview", torch.ones(1, 3, *size))
 
     def forward(self) -> Float[Tensor, "1 3 h w"]:
@@ -93,8 +96,12 @@ class Learned(Canvas):
         return self.render(list(self.tensors))
 
     def param_groups(self) -> list[ParamGroup]:
-        """One group, "learned"."""
-        return [{"name": "learned", "params": list(self.tensors), "lr": self.lr}]
+        """Of the tensors, "learned", and of a network, "network"."""
+        groups: list[ParamGroup] = [{"name": "learned", "params": list(self.tensors), "lr": self.lr}]
+        if self.network is not None:
+            weights = list(self.network.parameters())
+            groups.append({"name": "network", "params": weights, "lr": self.network_lr})
+        return groups
 
 
 def learn(
@@ -107,8 +114,11 @@ def learn(
     *,
     batch: int,
     previews: int = 20,
+    until: int | None = None,
 ) -> Iterator[Step]:
     """Lower the denoising error of pictures from step `clock.index` to `clock.steps`, yielding every step.
+
+    `until`: the step to stop before, if not the last one; what requires a gradient is learned.
 
     `latents`: those of the pictures. `captions`: from a random generator and a number to what is said of so
     many pictures, connected to the parameters of `learned`; or one for all. Each step sees `batch` pictures
@@ -118,7 +128,7 @@ def learn(
     Raises FloatingPointError when the error or a gradient is not finite; the parameters are then as they were
     after the last good step.
     """
-    while clock.index < clock.steps:
+    while clock.index < (clock.steps if until is None else until):
         if clock.index % max(1, clock.steps // previews) == 0:
             with torch.no_grad():
                 learned.preview.copy_(learned())
@@ -131,14 +141,15 @@ def learn(
         error = denoising_error(pipeline, condition, latents[picks.to(latents.device)], noise, sigma).mean()
         optimizer.zero_grad()
         error.backward()
-        gradients = [parameter.grad for parameter in learned.tensors if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in learned.parameters() if parameter.grad is not None]
         if not torch.stack([g.isfinite().all() for g in gradients]).all() or not error.isfinite():
             raise FloatingPointError(
                 f"the error or its gradient is not finite at step {clock.index} of {clock.steps}; a lower "
                 "learning rate or float32 precision may help"
             )
+        rates = {group["name"]: at(group["lr"], clock.progress) for group in learned.param_groups()}
         for group in optimizer.param_groups:
-            group["lr"] = at(learned.lr, clock.progress)
+            group["lr"] = rates[group["name"]]
         optimizer.step()
         clock.index += 1
         yield Step(clock.index - 1, clock.steps, {"error": error.detach()[None]}, learned.preview.clone())
