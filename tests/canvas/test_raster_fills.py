@@ -176,8 +176,7 @@ def test_a_population_may_have_more_pixels_than_int32_has_numbers() -> None:
     buffers = np.empty(width, np.int32), np.empty(width, np.float32), np.empty(width, np.int32)
     runs, (pixels, shares, *_), spans = kernels.cover(
         vertices,
-        np.empty((4, 10), np.float32),
-        np.zeros(4, np.int32),
+        np.empty((4, kernels.COLUMNS), np.float32),
         np.array([0, 4], np.int32),
         owners,
         np.full(members, NONZERO, np.int32),
@@ -187,7 +186,7 @@ def test_a_population_may_have_more_pixels_than_int32_has_numbers() -> None:
         width,
         members - 1,  # the last band alone
         members,
-        (*buffers, np.empty((width, 4), np.float32)),
+        (*buffers, np.empty((4, width), np.float32)),
         np.empty((8, 2), np.int32),
     )
     ((_, first, last, first_span, last_span, _),) = runs

@@ -89,7 +89,7 @@ class _Share:
                 np.empty(room, np.int32),
                 np.empty(room, np.float32),
                 np.empty(room, np.int32),
-                np.empty((room, 4), np.float32),
+                np.empty((4, room), np.float32),
             )
             spans = np.empty((room, 2), np.int32)
         self.buffers, self.spans = buffers, spans
@@ -118,17 +118,14 @@ def _cover(lines: Polylines, members: int, height: int, width: int) -> _Cover:
     vertices = lines.vertices.detach().contiguous().numpy()
     ends, owners, kinds = (part.int().numpy() for part in (lines.ends, lines.owners, lines.kinds))
     closed = lines.closed.numpy()
-    frames = np.empty((len(vertices), 10), np.float32)
-    tips = np.zeros(len(vertices), np.int32)
+    frames = np.empty((len(vertices), kernels.COLUMNS), np.float32)
     boxes = np.empty((len(kinds), 3), np.int32)
     kernels.survey(vertices, ends, owners, kinds, height, boxes)
     contours = len(closed)
     _on_all_cores(
-        lambda i, n: kernels.frame(
-            vertices, ends, contours * i // n, contours * (i + 1) // n, closed, frames, tips
-        )
+        lambda i, n: kernels.frame(vertices, ends, contours * i // n, contours * (i + 1) // n, closed, frames)
     )
-    geometry = vertices, frames, tips, ends, owners, kinds, boxes, members, height, width
+    geometry = vertices, frames, ends, owners, kinds, boxes, members, height, width
 
     def cover(i: int, n: int) -> _Share:
         return _Share(lambda buffers, spans: kernels.cover(*geometry, i, n, buffers, spans))

@@ -11,6 +11,17 @@ of pixels that lie inside. Only fragments feel how the path moves.
 from guidance.canvas.raster.kernels.cover import cover, survey, uncover
 from guidance.canvas.raster.kernels.curves import flatten, pieces, unflatten
 from guidance.canvas.raster.kernels.painting import paint, unpaint
-from guidance.canvas.raster.kernels.strokes import frame
+from guidance.canvas.raster.kernels.strokes import COLUMNS, frame
 
-__all__ = ["cover", "flatten", "frame", "paint", "pieces", "survey", "uncover", "unflatten", "unpaint"]
+__all__ = [
+    "COLUMNS",
+    "cover",
+    "flatten",
+    "frame",
+    "paint",
+    "pieces",
+    "survey",
+    "uncover",
+    "unflatten",
+    "unpaint",
+]

@@ -184,7 +184,7 @@ def fill(kind, area, low, high, width, origin, count, buffers, spans, filled):
             area[r, c] = zero
             if covered > np.float32(1e-5):
                 pixel[count], share[count], piece[count] = line + c, covered, -1
-                shape[count, 0] = slope
+                shape[0, count] = slope
                 count += 1
             c += 1
         area[r, width] = zero

@@ -15,6 +15,9 @@ from guidance.canvas.raster import model
 #: paths are in several bands.
 BAND = 32
 
+#: Pixels beside each other that are compared with a piece of a stroke at once.
+BLOCK = 16
+
 #: The columns of `runs`: the path, its fragments (from, to), its spans (from, to), the band.
 PATH, FIRST, LAST, FIRST_SPAN, LAST_SPAN, IN_BAND = range(6)
 
@@ -71,10 +74,10 @@ def grow(pixel, share, piece, shape):
     """The fragments' arrays with twice the room."""
     n = len(pixel)
     pixels, shares = np.empty(2 * n, np.int32), np.empty(2 * n, np.float32)
-    pieces, shapes = np.empty(2 * n, np.int32), np.empty((2 * n, 4), np.float32)
+    pieces, shapes = np.empty(2 * n, np.int32), np.empty((4, 2 * n), np.float32)
     # One by one: to compile an assignment to a slice takes seconds, for the sake of its error messages.
     for i in range(n):
         pixels[i], shares[i], pieces[i] = pixel[i], share[i], piece[i]
         for k in range(4):
-            shapes[i, k] = shape[i, k]
+            shapes[k, i] = shape[k, i]
     return pixels, shares, pieces, shapes

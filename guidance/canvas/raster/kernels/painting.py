@@ -37,34 +37,34 @@ def paint(runs, pixel, share, spans, paints, rows, strides, ground, height, widt
             local[p, 0], local[p, 1], local[p, 2], local[p, 3] = ground[0], ground[1], ground[2], ground[3]
         while run < len(runs) and runs[run, IN_BAND] == band:
             row, step = rows[run], strides[run]
+            red, green, blue, opacity = paints[row, 0], paints[row, 1], paints[row, 2], paints[row, 3]
             for f in range(runs[run, FIRST], runs[run, LAST]):
-                p = pixel[f] - origin
-                alpha = share[f] * paints[row, 3]
+                if step:
+                    red, green, blue, opacity = paints[row, 0], paints[row, 1], paints[row, 2], paints[row, 3]
+                    row += 1
+                p = np.uint64(pixel[f] - origin)
+                alpha = share[f] * opacity
                 keep = one - alpha
-                local[p, 0] = keep * local[p, 0] + alpha * paints[row, 0]
-                local[p, 1] = keep * local[p, 1] + alpha * paints[row, 1]
-                local[p, 2] = keep * local[p, 2] + alpha * paints[row, 2]
+                local[p, 0] = keep * local[p, 0] + alpha * red
+                local[p, 1] = keep * local[p, 1] + alpha * green
+                local[p, 2] = keep * local[p, 2] + alpha * blue
                 local[p, 3] = keep * local[p, 3] + alpha
-                row += step
-            last = row - step if step else row
-            alpha = paints[last, 3]
-            keep = one - alpha
-            red, green, blue = alpha * paints[last, 0], alpha * paints[last, 1], alpha * paints[last, 2]
             for s in range(runs[run, FIRST_SPAN], runs[run, LAST_SPAN]):
-                for p in range(spans[s, 0] - origin, spans[s, 1] - origin):
+                for at in range(spans[s, 0] - origin, spans[s, 1] - origin):
                     if step:
-                        alpha = paints[row, 3]
-                        keep = one - alpha
-                        red, green, blue = (
-                            alpha * paints[row, 0],
-                            alpha * paints[row, 1],
-                            alpha * paints[row, 2],
+                        red, green, blue, opacity = (
+                            paints[row, 0],
+                            paints[row, 1],
+                            paints[row, 2],
+                            paints[row, 3],
                         )
                         row += 1
-                    local[p, 0] = keep * local[p, 0] + red
-                    local[p, 1] = keep * local[p, 1] + green
-                    local[p, 2] = keep * local[p, 2] + blue
-                    local[p, 3] = keep * local[p, 3] + alpha
+                    p = np.uint64(at)
+                    keep = one - opacity
+                    local[p, 0] = keep * local[p, 0] + opacity * red
+                    local[p, 1] = keep * local[p, 1] + opacity * green
+                    local[p, 2] = keep * local[p, 2] + opacity * blue
+                    local[p, 3] = keep * local[p, 3] + opacity
             run += 1
         for c in range(channels):
             for y in range(area // width):
@@ -123,31 +123,32 @@ def unpaint(
         end = begin
         while end < len(runs) and runs[end, IN_BAND] == band:
             row, step = rows[end], strides[end]
+            red, green, blue, opacity = paints[row, 0], paints[row, 1], paints[row, 2], paints[row, 3]
             for f in range(runs[end, FIRST], runs[end, LAST]):
-                p = pixel[f] - origin
-                own = (
-                    local[p, 0] * paints[row, 0]
-                    + local[p, 1] * paints[row, 1]
-                    + local[p, 2] * paints[row, 2]
-                    + local[p, 3]
-                )
+                if step:
+                    red, green, blue, opacity = paints[row, 0], paints[row, 1], paints[row, 2], paints[row, 3]
+                    row += 1
+                p = np.uint64(pixel[f] - origin)
+                own = local[p, 0] * red + local[p, 1] * green + local[p, 2] * blue + local[p, 3]
                 by = own - under[p]
                 to_share[f] = by
-                under[p] += share[f] * paints[row, 3] * by
-                row += step
+                under[p] += share[f] * opacity * by
             for s in range(runs[end, FIRST_SPAN], runs[end, LAST_SPAN]):
-                for p in range(spans[s, 0] - origin, spans[s, 1] - origin):
-                    own = (
-                        local[p, 0] * paints[row, 0]
-                        + local[p, 1] * paints[row, 1]
-                        + local[p, 2] * paints[row, 2]
-                        + local[p, 3]
-                    )
+                for at in range(spans[s, 0] - origin, spans[s, 1] - origin):
+                    if step:
+                        red, green, blue, opacity = (
+                            paints[row, 0],
+                            paints[row, 1],
+                            paints[row, 2],
+                            paints[row, 3],
+                        )
+                        row += 1
+                    p = np.uint64(at)
+                    own = local[p, 0] * red + local[p, 1] * green + local[p, 2] * blue + local[p, 3]
                     by = own - under[p]
                     to_span[covered] = by
                     covered += 1
-                    under[p] += paints[row, 3] * by
-                    row += step
+                    under[p] += opacity * by
             end += 1
         back = covered
         for run in range(end - 1, begin - 1, -1):
@@ -158,10 +159,12 @@ def unpaint(
             back -= inside
             at = back
             row = rows[run]
+            opacity = paints[row, 3]
             red = green = blue = opaque = np.float32(0)
             for f in range(runs[run, FIRST], runs[run, LAST]):
-                p = pixel[f] - origin
-                opacity = paints[row, 3]
+                if step:
+                    opacity = paints[row, 3]
+                p = np.uint64(pixel[f] - origin)
                 by = to_share[f] * seen[p]
                 alpha = share[f] * opacity
                 shown = alpha * seen[p]
@@ -179,8 +182,10 @@ def unpaint(
                     blue += shown * local[p, 2]
                     opaque += by * share[f]
             for s in range(runs[run, FIRST_SPAN], runs[run, LAST_SPAN]):
-                for p in range(spans[s, 0] - origin, spans[s, 1] - origin):
-                    opacity = paints[row, 3]
+                for i in range(spans[s, 0] - origin, spans[s, 1] - origin):
+                    if step:
+                        opacity = paints[row, 3]
+                    p = np.uint64(i)
                     by = to_span[at] * seen[p]
                     at += 1
                     shown = opacity * seen[p]
