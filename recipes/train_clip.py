@@ -12,7 +12,7 @@ from torch import Tensor
 import guidance as g
 from guidance import training
 from guidance.canvas.brushes import brushes
-from guidance.clip.bpe import train_tokenizer
+from guidance.clip.bpe import read_tokenizer, train_tokenizer
 from guidance.clip.data import read_captioned
 from guidance.clip.locking import lock
 from guidance.clip.scratch import adamw, new_model, retrieval
@@ -49,9 +49,10 @@ def main(
         batch: Pictures a step, contrastively.
         sketches: Unfinished drawings a step, whose gradients are trained.
         lr: Highest learning rate of AdamW.
-        start: A trained folder to start from; it may have been trained at another image size.
-        lock_text: Whether the text tower stays as it is, so that what listens to it, such as a diffusion
-            model, need not be trained anew.
+        start: A trained folder to start from, with its tokenizer; it may have been trained at another image
+            size.
+        lock_text: Whether the text tower of start stays as it is, so that what listens to it, such as a
+            diffusion model, need not be trained anew.
         seed: Another number gives another model.
         device: auto, cpu, cuda, cuda:1, …
         precision: Of the towers' arithmetic: float32, or bfloat16.
@@ -60,13 +61,18 @@ def main(
     settings = {name: value for name, value in locals().items() if name not in ("output", "device")}
     if not 1 <= sketches <= SKETCHBOOK:
         raise g.InputError(f"sketches must be from 1 to {SKETCHBOOK}, got {sketches}")
+    if lock_text and start is None:
+        raise g.InputError("lock_text keeps the text tower of a trained folder; name that with --start")
     where = g.device(device)
     clock = g.Clock(steps, seed)
     # A little larger than what the model sees, since views enlarge as well.
     pictures = read_captioned(data, image_size * 5 // 4)
     training.check_batch(batch, int((~pictures.held_out).sum()))
-    # Of held-out pictures the spelling of their names is used, and nothing else.
-    tokenizer = train_tokenizer([text for texts in pictures.captions for text in texts], VOCABULARY)
+    if start is not None:
+        tokenizer = read_tokenizer(start)  # of other captions as many tokens would be others
+    else:
+        # Of held-out pictures the spelling of their names is used, and nothing else.
+        tokenizer = train_tokenizer([text for texts in pictures.captions for text in texts], VOCABULARY)
     known = zip(pictures.captions, pictures.held_out.tolist(), strict=True)
     texts = [text for captions, held_out in known if not held_out for text in captions]
     model, config = new_model(image_model, image_size, tokenizer.get_vocab_size(), seed)
@@ -102,12 +108,10 @@ def main(
 def read_weights(folder: Path, model: CLIP) -> dict[str, Tensor]:
     """The weights of a trained folder, which must be of the same model."""
     path = folder / "open_clip_model.safetensors"
-    if not path.is_file():
-        raise g.InputError(f"there is no trained model in {folder}: {path.name} is missing")
     try:
         weights = load_file(path)
     except (OSError, SafetensorError) as error:
         raise g.InputError(f"{path} is broken ({error}); start from another") from error
     if {n: t.shape for n, t in weights.items()} != {n: t.shape for n, t in model.state_dict().items()}:
-        raise g.InputError(f"{path} is another model; start from one with the same image model and data")
+        raise g.InputError(f"{path} is another model; start from one with the same image model")
     return weights

@@ -10,6 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from guidance import cli
+from guidance.clip.bpe import train_tokenizer, write_tokenizer
 from guidance.shipped import recipes
 
 
@@ -73,6 +74,23 @@ def test_a_locked_text_tower_stays(data: Path, tmp_path: Path) -> None:
     assert not any(same for name, same in towers.items() if name.startswith("visual.") and "weight" in name)
 
 
+def test_another_start_gives_its_own_tokenizer(data: Path, tmp_path: Path) -> None:
+    """Of other captions as many tokens would be learned, but others, with no weight out of shape."""
+    assert train(data, tmp_path / "first") == 0
+    captions = data / "captions.csv"
+    spelt = captions.read_text().translate(str.maketrans("redgnblyow", "xyzqjkvpfm"))
+    captions.write_text(
+        "filepath,title,split"
+        + "".join(f"\n{i}.png,{line.split(',')[1]},train" for i, line in enumerate(spelt.splitlines()[1:]))
+    )
+    second = tmp_path / "second"
+    assert train(data, second, "--start", tmp_path / "first") == 0
+    tokenizers = [
+        json.loads((f / "tokenizer.json").read_text())["model"] for f in (tmp_path / "first", second)
+    ]
+    assert tokenizers[0] == tokenizers[1]
+
+
 def test_another_training_does_not_take_the_folder_over(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -90,6 +108,10 @@ def test_another_training_does_not_take_the_folder_over(
     [
         (["--image-model", "convnext_zepto"], "did you mean convnext_zepto_rms"),
         (["--start", "nowhere"], "no trained model in nowhere"),
+        (["--start", "x" * 300], "no trained model in xxx"),
+        (["--start", "wordless"], "tokenizer.json is broken"),
+        (["--start", "half"], "open_clip_model.safetensors is broken (No such file"),
+        (["--lock-text", "true"], "name that with --start"),
         (["--start", "broken"], "open_clip_model.safetensors is broken"),
         (["--batch", "9"], "batch must be from 1 to the 3 pictures"),
         (["--sketches", "0"], "sketches must be from 1 to 1024, got 0"),
@@ -106,8 +128,12 @@ def test_wrong_input_is_one_line(
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("broken").mkdir()
+    for folder in ("broken", "half", "wordless"):
+        Path(folder).mkdir()
     Path("broken", "open_clip_model.safetensors").write_bytes(b"nothing")
+    for folder in ("broken", "half"):
+        write_tokenizer(Path(folder), train_tokenizer(["a heart"], 300), 32)
+    Path("wordless", "tokenizer.json").write_text("{}")
     assert train(data, tmp_path / "out", *options) == 2
     said = capsys.readouterr().err
     assert message in said
@@ -115,8 +141,9 @@ def test_wrong_input_is_one_line(
     assert not (tmp_path / "out").exists()
 
 
-def test_no_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert train(tmp_path / "none", tmp_path / "out") == 2
+@pytest.mark.parametrize("name", ["none", "x" * 300])
+def test_no_data(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(tmp_path / name, tmp_path / "out") == 2
     assert "give a folder with captions.csv" in capsys.readouterr().err
 
 

@@ -1,11 +1,13 @@
 """A tokenizer of its own for a CLIP that is trained from scratch: byte-level BPE over any language."""
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from guidance.errors import InputError
 from guidance.media import write_text
 
 PAD, START, END = "<|pad|>", "<|startoftext|>", "<|endoftext|>"
@@ -39,6 +41,17 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         special_tokens=[(token, tokenizer.token_to_id(token)) for token in (START, END)],
     )
     return tokenizer
+
+
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer that `write_tokenizer` wrote; raises InputError for none and for a broken one."""
+    path = folder / "tokenizer.json"
+    if not os.path.isfile(path):  # Path's own raises for a name that is too long
+        raise InputError(f"there is no trained model in {folder}: {path.name} is missing")
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        raise InputError(f"{path} is broken ({error}); start from another") from error
 
 
 def write_tokenizer(folder: Path, tokenizer: Tokenizer, context_length: int) -> None:

@@ -1,6 +1,7 @@
 """Captioned pictures in memory, and random views of them on random pages."""
 
 import csv
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def read_captioned(folder: Path, size: int) -> CaptionedPictures:
     pictures come from `captions_multilingual.csv` (`filepath`, `title`), if there is one. Raises InputError
     when a file or column is missing or a picture is broken.
     """
-    if not (folder / "captions.csv").exists():
+    if not os.path.exists(folder / "captions.csv"):  # Path's own raises for a name that is too long
         raise InputError(f"there is no captions.csv in {folder}; give a folder with captions.csv")
     rows = read_captions(folder / "captions.csv")
     captions = {row["filepath"]: [row["title"]] for row in rows}
