@@ -1,5 +1,6 @@
 """Learning what to tell a frozen diffusion model from pictures, by the objective that it was trained with."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import final
@@ -26,7 +27,8 @@ def read_pictures(place: Path, size: int) -> Float[Tensor, "n 3 size size"]:
     Raises InputError where there is none, and for one that cannot be read.
     """
     endings = suffixes()
-    paths = sorted(p for p in place.iterdir() if p.suffix.lower() in endings) if place.is_dir() else [place]
+    is_folder = os.path.isdir(place)  # Path's own raises for a name that is too long
+    paths = sorted(p for p in place.iterdir() if p.suffix.lower() in endings) if is_folder else [place]
     if not paths:
         raise InputError(f"there is no picture in {place}; name another folder")
     return torch.cat([_square(read_image(path), size) for path in paths])
@@ -120,6 +122,7 @@ def learn(
 
     `until`: the step to stop before, if not the last one; what requires a gradient is learned.
 
+    `optimizer`: of the parameter groups of `learned`, in their order.
     `latents`: those of the pictures. `captions`: from a random generator and a number to what is said of so
     many pictures, connected to the parameters of `learned`; or one for all. Each step sees `batch` pictures
     under new noise, all drawn from the clock; the amounts of noise are one from each of `batch` equal spans
@@ -147,9 +150,8 @@ def learn(
                 f"the error or its gradient is not finite at step {clock.index} of {clock.steps}; a lower "
                 "learning rate or float32 precision may help"
             )
-        rates = {group["name"]: at(group["lr"], clock.progress) for group in learned.param_groups()}
-        for group in optimizer.param_groups:
-            group["lr"] = rates[group["name"]]
+        for group, own in zip(optimizer.param_groups, learned.param_groups(), strict=True):
+            group["lr"] = at(own["lr"], clock.progress)
         optimizer.step()
         clock.index += 1
         yield Step(clock.index - 1, clock.steps, {"error": error.detach()[None]}, learned.preview.clone())
