@@ -1,14 +1,15 @@
 """VQGAN-CLIP (Crowson et al. 2022): an autoencoder's latent that CLIP finds to match the prompt."""
 
+import os
 from math import inf
 from pathlib import Path
 from typing import Literal
 
 import torch
-from torch.nn import functional
 
 import guidance as g
 from guidance import options
+from guidance.media import read_fitted
 
 
 def main(
@@ -54,16 +55,15 @@ def main(
     where = g.device(device)
     space = g.load_vae(vae, device=where, precision=precision)
     latents = space.noise(clock, best_of, (size, size)).to(where)
-    sides = [space.factor * side for side in latents.shape[-2:]]
+    sides = (space.factor * latents.shape[-2], space.factor * latents.shape[-1])
     if preset == "calm":
         # A page with little on it: what is drawn on pure noise keeps its specks.
         with torch.no_grad():
             latents = space.encode(torch.ones(best_of, 3, *sides, device=where)) + 0.2 * latents
-    if start is not None and start.is_file() and resume is None:
+    if start is not None and not os.path.isdir(start) and resume is None:
         # From here the fit to the picture, which follows, has little left to do.
-        picture = functional.interpolate(g.read_image(start), sides, mode="bicubic", antialias=True)
         with torch.no_grad():
-            latents = space.encode(picture.clamp(0, 1).to(where)).expand_as(latents)
+            latents = space.encode(read_fitted(start, sides).to(where)).expand_as(latents)
     if preset == "vqgan-clip":
         canvas = g.Latents(space.decode, latents, lr=0.1, bounds=space.bounds, checkpointed=checkpointed)
         views, distance = g.Crops.vqgan_clip(clock, crops), g.great_circle

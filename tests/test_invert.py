@@ -158,6 +158,8 @@ def test_tuning_raises_the_score(model: str, tmp_path: Path) -> None:
         (["tune", "@cat.png"], "give them: --begin cat"),
         (["imagic", "PICTURE", "a fox", "--strength", "inf"], "strength must be a finite number, got inf"),
         (["imagic", "missing.png", "a fox"], "missing.png"),
+        (["imagic", "x" * 300, "a fox"], "there is no picture at xxx"),
+        (["imagic", "PICTURE", "a fox", "--scale", "nan"], "scale must be a finite number, got nan"),
         (["imagic", "PICTURE", "a fox", "--batch", "0"], "batch must be at least 1, got 0"),
         (["imagic", "PICTURE", "a fox", "--tune-steps", "-1"], "tune_steps must be at least 0"),
         (

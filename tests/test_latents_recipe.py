@@ -51,6 +51,16 @@ def test_a_weight_that_is_none_is_one_line(
     assert not out.exists()
 
 
+@pytest.mark.parametrize("start", ["missing.png", "x" * 300])
+def test_a_start_that_is_none_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], start: str
+) -> None:
+    out = tmp_path / "out"
+    assert cli.main(["latents", "a red heart", "--size=32", f"--start={start}", f"--output={out}"]) == 2
+    assert f"there is no picture at {start}" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_a_misspelt_autoencoder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["latents", "a red heart", "--vae", "tinny", "--output", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err

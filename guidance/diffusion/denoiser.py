@@ -1,6 +1,7 @@
 """A pipeline's network as a function from noisy latents to clean ones, its conditioning closed over."""
 
 from collections.abc import Callable
+from math import isfinite
 
 import torch
 from jaxtyping import Float
@@ -29,9 +30,10 @@ def denoiser(
     be functions of progress, which is 0 at the most noise that the network was trained with and 1 at none.
     Gradients flow to the conditions and the latents. More noise than was trained with is taken for the most.
 
-    The denoiser raises InputError for conditions of another width than the network takes, and of another
-    number than the latents.
+    Raises InputError for a scale that is not finite; the denoiser does for conditions of another width than
+    the network takes, and of another number than the latents.
     """
+    check_scale(scale)
     trained = pipeline.trained
     negative = pipeline.text.encode_negative("") if negative is None else negative
 
@@ -58,6 +60,12 @@ def denoiser(
         return clean(trained.kind, said, x, spread)
 
     return denoise
+
+
+def check_scale(scale: Schedule) -> None:
+    """Raises InputError for a scale that is a number and not finite."""
+    if not callable(scale) and not isfinite(scale):
+        raise InputError(f"scale must be a finite number, got {scale}")
 
 
 def _ask(

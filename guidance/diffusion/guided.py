@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from guidance.clock import Clock, Schedule, at
-from guidance.diffusion.denoiser import Denoiser
+from guidance.diffusion.denoiser import Denoiser, check_scale
 from guidance.errors import InputError
 from guidance.optimization import Loss
 
@@ -60,6 +60,7 @@ def guide(
     """
     if not losses:
         raise InputError("guide needs at least one loss, got none; give one, or take the denoiser as it is")
+    check_scale(scale)
     if every < 1:
         raise InputError(f"every must be at least 1, got {every}")
     if not 0 <= window[0] < window[1] <= 1:

@@ -8,7 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from guidance.clock import Clock, Schedule
 from guidance.diffusion.conditioning import Condition
-from guidance.diffusion.denoiser import denoiser
+from guidance.diffusion.denoiser import check_scale, denoiser
 from guidance.diffusion.pipeline import Pipeline
 from guidance.diffusion.sampling import evaluations, sample
 
@@ -31,9 +31,10 @@ def renderer(
     `scale` is that of classifier-free guidance from `negative`. `checkpointed`: only the latents between the
     steps are kept, and in the backward pass each step, and at last the decoder, computes a second time (Chen
     et al. 2016), so that a picture of many steps takes as much memory as one of one step. Raises InputError
-    as `sample` does, at once.
+    as `sample` and `denoiser` do, at once.
     """
     evaluations(pipeline.scheduler, steps)
+    check_scale(scale)
 
     def bounded(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         if not checkpointed:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from math import sqrt
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -14,6 +13,7 @@ from guidance.crops import Crops, clean_views
 from guidance.errors import InputError
 from guidance.losses.chunks import Chunks
 from guidance.losses.features import Features
+from guidance.media import fitted
 
 
 class PerceptualLoss:
@@ -83,9 +83,7 @@ class PerceptualLoss:
         return self._compare(views, targets)[:, 0]
 
     def _beside(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-        picture = self.picture.to(image)
-        picture = F.interpolate(picture, image.shape[-2:], mode="bicubic", antialias=True).clamp(0, 1)
-        return picture.expand_as(image)
+        return fitted(self.picture.to(image), (image.shape[-2], image.shape[-1])).expand_as(image)
 
     def _compare(
         self, views: Float[Tensor, "b k 3 s s"], targets: Float[Tensor, "b k 3 s s"]

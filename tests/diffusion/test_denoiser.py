@@ -117,6 +117,8 @@ def test_time_is_that_of_the_noise() -> None:
 
 
 def test_what_does_not_fit_is_told(pipeline: Pipeline) -> None:
+    with pytest.raises(InputError, match="scale must be a finite number, got nan"):
+        denoiser(pipeline, pipeline.text.encode("a"), scale=float("nan"))
     with pytest.raises(InputError, match="takes 32 numbers a token, got 7"):
         denoiser(pipeline, Condition(torch.zeros(1, 12, 7)), scale=1.0)(latents(), 1.0)
     with pytest.raises(InputError, match="one for each of the 2 pictures, got 3"):

@@ -238,7 +238,15 @@ def test_a_gradient_that_is_no_number_stops() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"every": 0}, {"window": (0.5, 0.5)}, {"window": (0, 2)}, {"clamp": 0.0}, {"limit": 0.0}]
+    "wrong",
+    [
+        {"scale": float("inf")},
+        {"every": 0},
+        {"window": (0.5, 0.5)},
+        {"window": (0, 2)},
+        {"clamp": 0.0},
+        {"limit": 0.0},
+    ],
 )
 def test_options_out_of_range_are_told(wrong: dict) -> None:
     with pytest.raises(g.InputError, match=next(iter(wrong))):
