@@ -39,7 +39,7 @@ from guidance.progress import progress
 from guidance.shipped import recipes
 from guidance.starting import start_from
 
-#: Time between two checkpoints: a run that is killed loses about this much.
+#: Time between two checkpoints: a run that is killed loses about this much; more if its state is large.
 CHECKPOINT_SECONDS = 5.0
 
 
@@ -151,6 +151,7 @@ class Run:
         self._restore(canvas, optimizer, clock)
         self._describe("running")
         began, saved = time.monotonic() - self._seconds, time.monotonic()
+        rest = CHECKPOINT_SECONDS
 
         def save() -> None:
             checkpoint.save(self._checkpoint, canvas, optimizer, clock, self._seconds)
@@ -168,9 +169,11 @@ class Run:
                 self._seconds = time.monotonic() - began
                 if self._interrupted:
                     break
-                if time.monotonic() - saved >= CHECKPOINT_SECONDS:
+                if (now := time.monotonic()) - saved >= rest:
                     save()
                     saved = time.monotonic()
+                    # Half a second of every five: the gigabytes of a network in training take many.
+                    rest = CHECKPOINT_SECONDS * max(1.0, (saved - now) / 0.5)
         save()
 
     @torch.no_grad()

@@ -1,8 +1,6 @@
 """Imagic (Kawar et al. 2023): a picture changed by words, between the embeddings of both."""
 
 from collections.abc import Iterator
-from copy import deepcopy
-from dataclasses import replace
 from math import inf
 from pathlib import Path
 from typing import Literal
@@ -52,8 +50,8 @@ def main(
             --tune-steps 1500 --tune-rate 5e-7.
         steps: How often the embedding is brought nearer to the picture.
         batch: How many noisy versions of the picture a step sees.
-        tune_steps: How often then a copy of the network is brought nearer to the picture as the embedding has
-            it; 0 leaves the network as it is.
+        tune_steps: How often then the network is brought nearer to the picture as the embedding has it, for
+            this run alone; 0 leaves it as it is.
         tune_rate: The learning rate of the network.
         sampling: How many steps it takes from noise to the picture.
         scale: How much more than a picture of nothing it shall be one of the embedding.
@@ -77,9 +75,7 @@ def main(
     where = g.device(device)
     pipeline = load_pipeline(model, device=where, precision=precision, offload=offload)
     pipeline = pipeline.with_scheduler(scheduler)
-    network = deepcopy(pipeline.unet) if tune_steps else None
-    if network is not None:
-        pipeline = replace(pipeline, unet=network)
+    network = pipeline.unet if tune_steps else None
     sides = (pipeline.size, pipeline.size)
     empty = pipeline.text.encode_negative("")
     render = renderer(pipeline, pipeline.noise(clock, 1, sides), empty, steps=sampling, scale=scale)

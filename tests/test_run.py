@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -56,6 +57,27 @@ def draw(output: Path, *, steps: int = 4, greys: tuple[float, ...] = (0.5,), **c
     for _ in run.optimize(canvas, {"mean": mean, "square": (0.0, square)}, clock, optimizer):
         pass
     return run.finish(canvas, scores=mean(canvas()))
+
+
+def test_what_is_slow_to_save_is_saved_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step takes a second and a checkpoint a minute: a tenth of the time may go into those."""
+    now, saves = [0.0], []
+
+    def save(*given: object) -> None:
+        now[0] += 60
+        saves.append(now[0])
+
+    def step(image: Tensor) -> Tensor:
+        now[0] += 1
+        return mean(image)
+
+    monkeypatch.setattr(run_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("guidance.checkpoint.save", save)
+    arguments = {"prompt": "slow", "seed": 0, "output": tmp_path, "resume": None, "film": "none"}
+    run, canvas, clock = Run("recipes/grey.py", arguments), Greys([0.5]), Clock(1000)
+    for _ in run.optimize(canvas, {"mean": step}, clock):
+        pass
+    assert saves == [65.0, 725.0, 1180.0]  # after 5 steps, after 600 more, at the end
 
 
 def draw_half(output: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
