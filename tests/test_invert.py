@@ -141,10 +141,11 @@ def places(sheet: torch.Tensor, size: int) -> list[tuple[int, int]]:
 
 
 def test_tuning_raises_the_score(model: str, tmp_path: Path) -> None:
-    tokens = ["a red heart", "--model", model, "--crops", 1, "--steps", 6, "--rate", 0.1, "--best-of", 2]
+    tokens = ["a red heart", "--model", model, "--crops", 2, "--steps", 16, "--rate", 0.1, "--best-of", 2]
     folder = draw("tune", *tokens, output=tmp_path / "out")
-    losses = [json.loads(line)["clip"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert all(after < before for before, after in zip(losses[0], losses[-1], strict=True))
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    losses = torch.tensor([json.loads(line)["clip"] for line in lines])
+    assert (losses[-4:].mean(0) < losses[:4].mean(0) - 0.01).all()
     assert load_condition(folder / "embedding.safetensors").hidden.shape == (1, 12, 32)
     before, after = (media.read_image(folder / name) for name in ("before.png", "final.png"))
     assert (before - after).abs().max() > 0.01
