@@ -43,7 +43,7 @@ def load_text_encoders(name: str = "tiny", *, device: str | torch.device = "cpu"
     place = rest or str(MODELS / "tiny_diffusion")
     try:
         # Whatever is not in the files is an error, but initialised first.
-        with torch.random.fork_rng(devices=[]), _without_bars():
+        with torch.random.fork_rng(devices=[]):
             models, tokenizers, zeros = _read(place, local=scheme != "hf-hub")
     except InputError:
         raise
@@ -80,14 +80,15 @@ def read_text_encoder(
     """
     kind = check_text_encoder(place, part, index, local=local)
     check_shards(place, part, "model", local=local)
-    model, report = kind.from_pretrained(
-        place,
-        subfolder=part,
-        use_safetensors=True,
-        local_files_only=local,
-        torch_dtype=dtype,
-        output_loading_info=True,
-    )
+    with _without_bars():
+        model, report = kind.from_pretrained(
+            place,
+            subfolder=part,
+            use_safetensors=True,
+            local_files_only=local,
+            torch_dtype=dtype,
+            output_loading_info=True,
+        )
     if missing := [key for key in report["missing_keys"] if not key.endswith("position_ids")]:
         raise InputError(f"the {part} of {place} lacks the weights {missing[0]}, …; copy it there again")
     return model

@@ -10,12 +10,14 @@ import diffusers
 import original_layout
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 from small_pipelines import diffusers_pipeline, edit, write
 
 from guidance.clock import Clock
 from guidance.diffusion.denoiser import denoiser
 from guidance.diffusion.pipeline import load_pipeline
+from guidance.diffusion.shards import check_shards
 from guidance.errors import InputError
 
 
@@ -49,6 +51,11 @@ def test_a_folder_is_read(xl: bool, made: Path, made_xl: Path) -> None:
         rows = theirs.text_encoder(ids, output_hidden_states=True)
         row = rows.hidden_states[-2] if xl else rows.last_hidden_state
     torch.testing.assert_close(pipeline.text.encode("a red heart").hidden[..., : row.shape[-1]], row)
+
+
+def test_no_bar_is_shown_for_what_takes_a_second(made: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    load_pipeline(f"local-dir:{made}")
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("negative", ["", "a cat"])
@@ -153,6 +160,28 @@ def test_weights_in_several_files_are_read(part: tuple[str, str], made: Path, tm
     folder = Path(shutil.copytree(made, tmp_path / "copy"))
     sharded(part, "first.safetensors")(folder)
     load_pipeline(f"local-dir:{folder}")
+
+
+def test_an_index_on_the_hub_is_read_before_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "index.json"
+    file.write_text(json.dumps({"weight_map": {"weight": "w.bin"}}))
+    asked = []
+
+    def download(place: str, name: str, subfolder: str | None) -> str:
+        asked.append((place, subfolder, name))
+        if not file.exists():
+            raise LocalEntryNotFoundError("none")
+        return str(file)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    with pytest.raises(InputError, match=r"index.json of org/name names 'w\.bin'"):
+        check_shards("org/name", *DENOISER, local=False)
+    assert asked == [("org/name", "unet", "diffusion_pytorch_model.safetensors.index.json")]
+    file.unlink()
+    check_shards("org/name", *DENOISER, local=False)
+    assert len(asked) == 2
 
 
 def told(part: str, **changes: object) -> Callable[[Path], None]:
