@@ -67,7 +67,7 @@ def test_a_negative_prompt_pushes_away(tmp_path: Path) -> None:
         folder = main("apple", steps=8, film="none", negative=negative, output=tmp_path / negative)
         image = read_image(folder / "final.png")
         redness.append((image[:, 0] - image[:, 2]).mean())
-    assert redness[1] > redness[0] + 0.3
+    assert redness[1] > redness[0] + 0.1
 
 
 def test_a_member_is_the_single_run_with_its_seed(tmp_path: Path) -> None:
