@@ -4,8 +4,8 @@
 
 For the first `count` of the 100 names of `guidance evaluate`, with the same noise in every way of asking:
 
-- weight: the judge's cosine with the name when it weighs 0.5, 1 and 1.5 ("(name:0.5) and other" …), and the
-  share of pictures for which it rises from each to the next;
+- weight: the judge's cosine with the name when it weighs from 0.5 to 1.5 ("(name:0.5) and other" …), in the
+  two ways of weighing that tools have, a1111's and ComfyUI's, and how much it changes from each to the next;
 - negative: how much less of another name there is in "name and other" when the other is unwanted;
 - guided: how much more of the name CLIP's guidance (tiny) gives at equal steps;
 - tuned: how much more an optimised embedding gives, for `tuned` of the names;
@@ -20,6 +20,7 @@ import argparse
 import csv
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -29,6 +30,7 @@ import guidance as g
 from guidance.canvas.conditioning import Conditioning
 from guidance.diffusion.conditioning import Condition, stack
 from guidance.diffusion.denoiser import denoiser
+from guidance.diffusion.dialects import Dialect
 from guidance.diffusion.guided import guide
 from guidance.diffusion.pipeline import Pipeline, load_pipeline
 from guidance.diffusion.rendering import renderer
@@ -39,6 +41,7 @@ from guidance.media import read_image
 from recipes.invert import main as invert
 
 STEPS, SCALE = 20, 4.0
+WEIGHTS = (0.5, 0.75, 1.0, 1.25, 1.5)
 
 
 def draw(
@@ -90,8 +93,8 @@ def main() -> None:
             columns.append(seen(make(noise), of[:count]))
         return torch.stack(columns, 1)
 
-    def encoded(prompts: list[str]) -> Condition:
-        return stack([pipeline.text.encode(prompt, dialect="a1111") for prompt in prompts])
+    def encoded(prompts: list[str], dialect: Dialect = "plain") -> Condition:
+        return stack([pipeline.text.encode(prompt, dialect=dialect) for prompt in prompts])
 
     def told(what: str, differences: Tensor) -> None:
         found = mean(differences.tolist())
@@ -99,23 +102,28 @@ def main() -> None:
 
     n = len(names)
     nothing, plain = encoded([""]), encoded(names)
+
+    def drawn_of(condition: Condition, noise: Tensor) -> Tensor:
+        return draw(pipeline, noise, condition, nothing)
+
     pairs = list(zip(names, others, strict=True))
-    scores = []
-    for weight in (0.5, 1.0, 1.5):
-        asked = encoded([f"({name}:{weight}) and {other}" for name, other in pairs])
-        scores.append(over_seeds(lambda noise, c=asked: draw(pipeline, noise, c, nothing), wanted, n))
-        print(f"weight {weight}: cosine with the name {scores[-1].mean():.4f}", flush=True)
-    told("weight 0.5 to 1", scores[1] - scores[0])
-    told("weight 1 to 1.5", scores[2] - scores[1])
-    rising = share(((scores[1] > scores[0]) & (scores[2] > scores[1])).tolist())
-    print(f"rises twice: {rising.value:.0%} ({rising.low:.0%} to {rising.high:.0%}); by chance 17 %")
+    for dialect in ("a1111", "comfy"):
+        before = None
+        for weight in WEIGHTS:
+            prompts = [f"({name}:{weight}) and {other}" for name, other in pairs]
+            asked = encoded(prompts, dialect)
+            after = over_seeds(partial(drawn_of, asked), wanted, n)
+            print(f"{dialect}, weight {weight}: cosine with the name {after.mean():.4f}", flush=True)
+            if before is not None:
+                told("  more than with the one before", after - before)
+            before = after
 
     both, no_other = encoded([f"{name} and {other}" for name, other in pairs]), encoded(others)
-    before = over_seeds(lambda noise: draw(pipeline, noise, both, nothing), unwanted, n)
+    before = over_seeds(partial(drawn_of, both), unwanted, n)
     told("negative", over_seeds(lambda noise: draw(pipeline, noise, both, no_other), unwanted, n) - before)
 
     texts = g.load("tiny").encode_text(names)
-    unguided = over_seeds(lambda noise: draw(pipeline, noise, plain, nothing), wanted, n)
+    unguided = over_seeds(partial(drawn_of, plain), wanted, n)
     guided = over_seeds(lambda noise: draw(pipeline, noise, plain, nothing, texts), wanted, n)
     print(f"plain: cosine with the name {unguided.mean():.4f}")
     told("guided", guided - unguided)
