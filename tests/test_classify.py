@@ -179,7 +179,7 @@ def test_what_is_wrong_is_told_in_one_line(
 
 NAMES = {
     "en": {"red": "red circle", "green": "green circle", "blue": "blue circle"},
-    "de": {"red": "roter Kreis", "green": "grüner Kreis", "blue": "blauer Kreis"},
+    "es": {"red": "círculo rojo", "green": "círculo verde", "blue": "círculo azul"},
     "xx": {"red": "blue circle", "green": "blue circle", "blue": "green circle"},  # all wrong
 }
 
@@ -203,7 +203,7 @@ def test_languages_are_reported(translated: Path, run: Run) -> None:
     assert facts["en"]["cosine"] == pytest.approx(1, abs=1e-5)
     assert facts["xx"]["first"] == 0
     assert facts["xx"]["ten"] == 1
-    assert facts["de"]["cosine"] > facts["xx"]["cosine"]
+    assert facts["es"]["cosine"] > facts["xx"]["cosine"]
     assert facts["xx"]["others"] > facts["en"]["others"]
     table, _ = run("languages", translated)
     assert table.index("\nen ") < table.index("\nxx ")

@@ -72,6 +72,7 @@ def test_what_is_slow_to_save_is_saved_less_often(tmp_path: Path, monkeypatch: p
         return mean(image)
 
     monkeypatch.setattr(run_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(run_module, "CHECKPOINT_SECONDS", 5.0)
     monkeypatch.setattr("guidance.checkpoint.save", save)
     arguments = {"prompt": "slow", "seed": 0, "output": tmp_path, "resume": None, "film": "none"}
     run, canvas, clock = Run("recipes/grey.py", arguments), Greys([0.5]), Clock(1000)
