@@ -7,7 +7,7 @@ import itertools
 import os
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, cast
 
@@ -54,6 +54,12 @@ def process_group(device: torch.device, timeout: float = 600) -> Iterator[torch.
     try:
         dist.init_process_group(backend, store=store, rank=own, world_size=count, timeout=patience)
         yield device
+    except InputError:
+        # Whoever closes its connections before the others have read why leaves them waiting in vain.
+        store.set(f"told {own}", "")
+        with suppress(RuntimeError):
+            store.wait([f"told {index}" for index in range(count)], timedelta(seconds=min(timeout, 10.0)))
+        raise
     except RuntimeError as error:
         # gloo raises plain RuntimeErrors, which name the place in its source.
         if not isinstance(error, dist.DistError) and "/gloo/" not in str(error):
