@@ -15,6 +15,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from statistics import median
 
+import guidance  # noqa: F401 - before PyTorch, whose threads it has spin less
+
+# isort: split
 import torch
 
 from guidance.canvas import Scene, Shapes, Strokes, rasterize
@@ -35,14 +38,18 @@ STROKES = [
 SHAPES = [(256, 224, (5, 20)), (1024, 512, (5, 20)), (2048, 1024, (5, 40))]
 
 
-def both_ways(draw: Callable[[Scene], torch.Tensor], scene: Scene) -> float:
+def both_ways(draw: Callable[[Scene, int], torch.Tensor], scene: Scene, size: int) -> float:
     """Milliseconds of drawing and of the gradients of everything."""
     names = ("points", "widths", "colours", "opacity")
     leaves = {name: getattr(scene, name).detach().requires_grad_() for name in names}
+    gradient = torch.full((len(scene.opacity), 3, size, size), 0.5)
     start = time.perf_counter()
-    image = draw(replace(scene, **leaves))
-    image.backward(torch.full_like(image, 0.5))
+    draw(replace(scene, **leaves), size).backward(gradient)
     return 1000 * (time.perf_counter() - start)
+
+
+def plainly(scene: Scene, size: int) -> torch.Tensor:
+    return reference.rasterize(scene, size, size)
 
 
 def diffvg(scene: Scene, size: int) -> float:
@@ -69,9 +76,9 @@ def diffvg(scene: Scene, size: int) -> float:
             )
         )
     arguments = pydiffvg.RenderFunction.serialize_scene(size, size, shapes, groups)
+    gradient = torch.full((size, size, 4), 0.5)
     start = time.perf_counter()
-    image = pydiffvg.RenderFunction.apply(size, size, 2, 2, 0, None, *arguments)
-    image.backward(torch.full_like(image, 0.5))
+    pydiffvg.RenderFunction.apply(size, size, 2, 2, 0, None, *arguments).backward(gradient)
     return 1000 * (time.perf_counter() - start)
 
 
@@ -88,8 +95,8 @@ def compare(kind: str, scenes: list[tuple[int, int, tuple[int, int]]], repeats: 
             scene = Strokes(paths, size, Clock(), width=(2.0 * low, 2.0 * high)).scene()
         else:
             scene = Shapes(paths, size, Clock(), radius=(low / size, high / size)).scene()
-        ours = typical(lambda s=scene, p=size: both_ways(lambda x: rasterize(x, p), s), repeats)
-        plain = typical(lambda s=scene, p=size: both_ways(lambda x: reference.rasterize(x, p, p), s), 1)
+        ours = typical(lambda s=scene, p=size: both_ways(rasterize, s, p), repeats)
+        plain = typical(lambda s=scene, p=size: both_ways(plainly, s, p), 1)
         radius = f"{low}" if low == high else f"{low}-{high}"
         print(f"{paths:>8}{f'{size}²':>8}{radius:>8}{ours:>9.1f}{plain:>9.0f}{plain / ours:>6.0f}×", end="")
         if peer:
@@ -105,7 +112,7 @@ def growth(repeats: int) -> None:
     for paths, size in [(256, 512), (1024, 512), (4096, 512), (16384, 512), (1024, 1024), (1024, 2048)]:
         scene = Strokes(paths, size, Clock(), width=(4.0, 4.0), reach=51 / size).scene()
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        ours = typical(lambda s=scene, p=size: both_ways(lambda x: rasterize(x, p), s), repeats)
+        ours = typical(lambda s=scene, p=size: both_ways(rasterize, s, p), repeats)
         more = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
         print(f"{paths:>8}{f'{size}²':>8}{ours:>9.1f}{more / 1024:>9.0f} MiB", flush=True)
 
@@ -116,10 +123,8 @@ def population(repeats: int) -> None:
     for b in (1, 4, 16):
         scene = Strokes(256, 224, Clock(), b=b, width=(2.0, 10.0)).scene()
         members = [scene.member(i) for i in range(b)]
-        together = typical(lambda s=scene: both_ways(lambda x: rasterize(x, 224), s), repeats)
-        singly = typical(
-            lambda m=members: sum(both_ways(lambda x: rasterize(x, 224), one) for one in m), repeats
-        )
+        together = typical(lambda s=scene: both_ways(rasterize, s, 224), repeats)
+        singly = typical(lambda m=members: sum(both_ways(rasterize, one, 224) for one in m), repeats)
         print(f"{b:>8}{together:>10.1f}{singly:>10.1f}{singly / together:>6.2f}×", flush=True)
 
 
@@ -132,7 +137,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     start = time.perf_counter()
     for canvas in (Strokes(1, 8, Clock()), Shapes(1, 8, Clock())):
-        both_ways(lambda x: rasterize(x, 8), canvas.scene())
+        both_ways(rasterize, canvas.scene(), 8)
     print(f"first call, with the kernels compiled or read from disk: {time.perf_counter() - start:.1f} s")
     wanted = arguments.scenes
     if wanted in (None, "growth"):  # first, since memory is the most so far
