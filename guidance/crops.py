@@ -102,15 +102,16 @@ class Crops:
 
     @classmethod
     def calm(cls, clock: Clock, k: int = 8) -> "Crops":
-        """Nearly the whole picture, a little turned, with noise that fades: for guides trained to draw.
+        """The whole picture, hardly moved, with noise that fades: for guides trained to draw.
 
-        With such a guide (`tiny`) wilder views blur the form; a model trained only to name needs them.
+        Such a guide (`tiny`) learned from pictures that all lie in nearly the same place; views that move
+        more blur the form. A model trained only to name needs wilder ones.
         """
-        return cls(clock, k, scale=(0.9, 1.0), whole=0.5, rotation=5.0, noise=linear(0.05, 0.0))
+        return cls(clock, k, whole=1.0, rotation=2.0, translation=0.02, noise=linear(0.05, 0.0))
 
     @classmethod
     def drifting(cls, clock: Clock, k: int = 8) -> "Crops":
-        """As `calm`, but never standing still: on pixels the grid of the guide's own pixels would show."""
+        """Nearly the whole picture, never still: on pixels the grid of the guide's own would show."""
         return cls(clock, k, scale=(0.9, 1.0), rotation=4.0, translation=0.04, noise=linear(0.2, 0.02))
 
     @classmethod

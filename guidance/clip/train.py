@@ -130,7 +130,7 @@ def train(
         images = images + normal(images) * (uniform(batch, 1, 1, 1) - 0.3).clamp(min=0) * 0.6
 
         slots = torch.randperm(len(trainee.drawings), generator=generator)[:sketches]
-        _begin(trainee, slots, pictures, seen * torch.where(plain, 1.0, 0.3), brushes, generator)
+        _begin(trainee, slots, pictures, seen * torch.where(plain, 1.0, 0.15), brushes, generator)
         drawings, goals = trainee.drawings[slots], _goals(trainee, slots, pictures)
         noisy = drawings + normal(drawings) * (uniform(sketches, 1, 1, 1) - 0.3).clamp(min=0) * 0.4
 
@@ -221,7 +221,7 @@ def _begin(
     # All nearly in the same place and on white: where a goal may lie anywhere, the way there is a blur of all
     # such places, and a page of any colour has the whole page painted.
     placement = Placement.draw(
-        n, generator, zoom=(0.88, 1.0), shift=0.03, white=1.0, angle=0.06, device=device
+        n, generator, zoom=(0.93, 0.97), shift=0.01, white=1.0, angle=0.02, device=device
     )
     trainee.subjects[slots] = torch.multinomial(weights, n, replacement=True, generator=generator).to(device)
     trainee.placements[slots] = torch.cat(
