@@ -13,13 +13,15 @@ import time
 from collections.abc import Callable
 from copy import deepcopy
 
+import guidance as g  # before PyTorch, whose threads it has spin less
+
+# isort: split
 import open_clip
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision import transforms
 
-import guidance as g
 from guidance.clip.encoder import Precision
 
 Part = Callable[[Tensor], Tensor]

@@ -23,10 +23,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import guidance as g  # before PyTorch, whose threads it has spin less
+
+# isort: split
 import torch
 from torch import Tensor
 
-import guidance as g
 from guidance.canvas.conditioning import Conditioning
 from guidance.diffusion.conditioning import Condition, stack
 from guidance.diffusion.denoiser import denoiser

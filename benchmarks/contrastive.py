@@ -18,6 +18,9 @@ import sys
 import time
 from collections.abc import Callable
 
+import guidance  # noqa: F401 - before PyTorch, whose threads it has spin less
+
+# isort: split
 import torch
 from open_clip.loss import ClipLoss
 from open_clip.model import CLIP

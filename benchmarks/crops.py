@@ -10,6 +10,9 @@ antialias. Processor time of one thread, the least of interleaved rounds: wall t
 import time
 from collections.abc import Callable
 
+import guidance  # noqa: F401 - before PyTorch, whose threads it has spin less
+
+# isort: split
 import kornia.augmentation as K
 import torch
 from torch import Tensor

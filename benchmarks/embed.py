@@ -15,6 +15,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import guidance as g  # before PyTorch, whose threads it has spin less
+
+# isort: split
 import numpy as np
 import open_clip
 import torch
@@ -22,7 +25,6 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-import guidance as g
 from guidance.clip import Clip
 from guidance.clip.embed import embed_images
 from guidance.clip.encoder import Precision

@@ -12,6 +12,9 @@ import time
 from collections.abc import Callable
 from copy import deepcopy
 
+import guidance  # noqa: F401 - before PyTorch, whose threads it has spin less
+
+# isort: split
 import open_clip
 import torch
 import torch.nn.functional as F

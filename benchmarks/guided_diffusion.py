@@ -14,12 +14,14 @@ import argparse
 import time
 from collections.abc import Callable
 
+import guidance as g  # before PyTorch, whose threads it has spin less
+
+# isort: split
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import functional as TF
 
-import guidance as g
 from guidance.diffusion.conditioning import Condition
 from guidance.diffusion.denoiser import denoiser
 from guidance.diffusion.guided import guide

@@ -12,9 +12,10 @@ import argparse
 import time
 from collections.abc import Iterator
 
-import torch
+import guidance as g  # before PyTorch, whose threads it has spin less
 
-import guidance as g
+# isort: split
+import torch
 
 
 def drawing(

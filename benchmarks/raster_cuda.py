@@ -17,6 +17,9 @@ import time
 from dataclasses import replace
 from statistics import median
 
+import guidance  # noqa: F401 - before PyTorch, whose threads it has spin less
+
+# isort: split
 import torch
 
 from guidance.canvas import Scene, Strokes, rasterize

@@ -19,6 +19,9 @@ import tempfile
 import time
 from pathlib import Path
 
+import guidance  # noqa: F401 - before PyTorch, whose threads it has spin less
+
+# isort: split
 import torch
 from PIL import Image
 

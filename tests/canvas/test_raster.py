@@ -2,14 +2,18 @@
 finite differences.
 """
 
+import errno
+import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from functools import cache
 from itertools import product
 
 import numpy as np
 import pytest
+import random_scenes
 import supersampled
 import torch
 from hypothesis import given, settings
@@ -34,7 +38,8 @@ from raster_scenes import (
 from supersampled import Array
 
 from guidance.canvas import Scene
-from guidance.canvas.raster import cpu
+from guidance.canvas.raster import cpu, kernels
+from guidance.canvas.raster.kernels.compiled import kernel
 
 everywhere = pytest.mark.parametrize("backend", BACKENDS)
 
@@ -192,6 +197,99 @@ def test_a_forked_process_draws() -> None:
     )
     # In a process of its own: this one has threads of others, which do not survive a fork.
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
+def test_a_process_that_is_forked_while_a_thread_draws_draws() -> None:
+    script = (
+        "import os, signal, threading, torch\n"
+        "from guidance.canvas.raster import Scene, cpu\n"
+        "torch.set_num_threads(1)\n"
+        "paints = torch.ones(1, 1), torch.ones(1, 1, 3), torch.ones(1, 1), torch.zeros(3)\n"
+        "scene = Scene(torch.rand(4, 2), torch.ones(1, dtype=torch.long), *paints)\n"
+        "parent, inside, leave = os.getpid(), threading.Event(), threading.Event()\n"
+        "class Slow(list):\n"
+        "    def pop(self):\n"
+        "        if os.getpid() == parent:\n"
+        "            inside.set()\n"
+        "            leave.wait()\n"
+        "        return super().pop()\n"
+        "image = cpu.rasterize(scene, 16, 16)\n"
+        "cpu._spare = Slow(cpu._spare)\n"
+        "assert cpu._spare\n"
+        "thread = threading.Thread(target=cpu.rasterize, args=(scene, 16, 16))\n"
+        "thread.start()\n"
+        "inside.wait()\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    signal.alarm(10)\n"
+        "    os._exit(0 if cpu.rasterize(scene, 16, 16).equal(image) else 1)\n"
+        "leave.set()\n"
+        "thread.join()\n"
+        "raise SystemExit(os.waitpid(child, 0)[1])\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_where_there_is_no_memory_that_is_all_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> Array:
+        raise MemoryError
+
+    monkeypatch.setattr(cpu, "_spare", [])
+    monkeypatch.setattr(cpu.np, "empty", full)
+    share = cpu._Share.__new__(cpu._Share)
+    with pytest.raises(MemoryError):
+        share.__init__(lambda *_: None)  # type: ignore[misc]
+    share.__del__()
+
+
+def test_strided_flags_take_no_compiling_of_their_own() -> None:
+    drawing = loops(strokes(many(wander, 2, 7, 12.0), 1.0))
+    assert drawing.closed is not None
+    image = cpu.rasterize(drawing, SIZE, SIZE)
+    known = len(kernels.frame.signatures)
+    strided = replace(drawing, closed=drawing.closed.repeat_interleave(2)[::2])
+    assert torch.equal(cpu.rasterize(strided, SIZE, SIZE), image)
+    assert len(kernels.frame.signatures) == known
+
+
+def picture_and_gradients(backend: Draw, drawing: Scene) -> list[torch.Tensor]:
+    assert drawing.gradients is not None
+    leaves = [part.clone().requires_grad_() for part in (drawing.points, drawing.gradients.transforms)]
+    painted = replace(drawing, points=leaves[0], gradients=replace(drawing.gradients, transforms=leaves[1]))
+    image = backend(painted, *random_scenes.SIZE)
+    return [image.detach(), *torch.autograd.grad(image.square().sum(), leaves)]
+
+
+@everywhere
+def test_pytorchs_default_type_changes_nothing(backend: Draw) -> None:
+    drawing = random_scenes.random_scene(3)
+    expected = picture_and_gradients(backend, drawing)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = picture_and_gradients(backend, drawing)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for got, want in zip(found, expected, strict=True):
+        assert torch.equal(got, want)
+        assert got.dtype == torch.float32
+
+
+def test_where_no_folder_can_be_written_to_kernels_are_compiled_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    # Both are what Numba asks of every folder; root may write to any.
+    monkeypatch.setattr(os, "makedirs", read_only)
+    monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
+    assert kernel(twice)(21) == 42
+
+
+def twice(x: int) -> int:
+    return 2 * x
 
 
 NUMBER = st.one_of(st.sampled_from([0.0, 0.5, 1.0, -1e4, 1e4, 1e-30]), st.floats(-2, 3, width=32))

@@ -29,7 +29,7 @@ from raster_scenes import (
 )
 from supersampled import Array
 
-from guidance.canvas.raster import Scene, kernels
+from guidance.canvas.raster import Gradients, Scene, kernels
 from guidance.canvas.raster.model import NONZERO
 
 everywhere = pytest.mark.parametrize("backend", BACKENDS)
@@ -205,6 +205,52 @@ def test_a_line_that_is_nearly_level_leaves_nothing_behind(backend: Draw) -> Non
     flat = replace(both, points=torch.where(both.points.abs() < 1e-30, 0, both.points))
     np.testing.assert_allclose(draw(backend, both), draw(backend, flat), atol=1e-6)
     assert np.isfinite(backward(backend, both, smooth(0))["points"]).all()
+
+
+@everywhere
+def test_a_shape_around_all_of_the_picture_fills_it_from_however_far(backend: Draw) -> None:
+    rng = np.random.default_rng(0)
+    for far in (10, 9000):
+        angles = np.arange(4) * np.pi / 2 + rng.uniform(-0.5, 0.5, (4, 4))
+        for x, y in zip(far * SIZE * np.cos(angles), far * SIZE * np.sin(angles), strict=True):
+            drawing = shapes([[polygon(*zip(x.tolist(), y.tolist(), strict=True))]])
+            filled = torch.lerp(drawing.background, drawing.colours[0, 0], drawing.opacity[0])
+            error = backend(drawing, 40, 4096) - filled[:, None, None]
+            assert error.abs().max() < 1e-5
+
+
+@everywhere
+@pytest.mark.parametrize("size", [(2, 8192), (8192, 2)], ids=["wide", "tall"])
+def test_a_side_between_two_pixels_is_felt_in_a_large_picture(backend: Draw, size: tuple[int, int]) -> None:
+    # In units of the width: pixel 6144 of the longer side, where float32 has 11 binary places left.
+    width, edge = size[1], 6144.0
+    corners = [(-1.0, -1.0), (edge, -1.0), (edge, 3.0), (-1.0, 3.0)]
+    path = polygon(*((x, y) if width > 2 else (y, x) for x, y in corners))
+    drawing = replace(shapes([[path]]), colours=torch.zeros(1, 1, 3), opacity=torch.ones(1, 1))
+    points = (drawing.points * (SIZE / width)).requires_grad_()
+    image = backend(replace(drawing, points=points), *size)
+    (torch.ones(3) - image[0].sum((1, 2)))[0].backward()
+    assert points.grad is not None
+    # The side is 2 pixels long within the picture; both pixels beside it are of the ground's red, 1.
+    moved = points.grad[:, 0 if width > 2 else 1].sum() / width
+    assert moved == pytest.approx(2, rel=0.01)
+
+
+@everywhere
+def test_a_gradient_is_as_exact_under_autocast(backend: Draw) -> None:
+    ramp = Gradients(
+        paths=torch.tensor([0]),
+        radial=torch.tensor([False]),
+        transforms=torch.eye(2, 3)[None],
+        offsets=torch.tensor([[0.0, 1.0]]),
+        colours=torch.tensor([[[0.0, 0.0, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0]]]),
+    )
+    everything = shapes([[polygon((-9, -9), (99, -9), (99, 99), (-9, 99))]])
+    drawing = replace(everything, opacity=torch.ones(1, 1), gradients=ramp)
+    with torch.autocast("cpu", torch.bfloat16):
+        image = backend(drawing, 3, 700)
+    expected = (torch.arange(700) + 0.5) / 700
+    torch.testing.assert_close(image, expected.expand_as(image), atol=1e-5, rtol=0)
 
 
 @everywhere

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import jaxtyping
+import numpy as np
 import pytest
 import torch
 from raster_scenes import strokes
@@ -34,20 +35,27 @@ BAD = {
     "segments as int32": {"segments": torch.ones(1, dtype=torch.int32)},
     "segments whose sum overflows": {"segments": torch.full((1,), 2**62)},
     "doubles": {"opacity": torch.ones(1, 1, dtype=torch.float64)},
+    "opacity as a list": {"opacity": [[1.0]]},
+    "colours as a NumPy array": {"colours": np.ones((1, 1, 3), np.float32)},
+    "no points": {"points": None},
+    "flags as a list": {"filled": [[True]]},
+    "a background as a tuple": {"background": (1.0, 1.0, 1.0)},
+    "gradients as a table": {"gradients": {}},
+    "colours elsewhere": {"colours": torch.ones(1, 1, 3, device="meta")},
 }
 
 
 @pytest.mark.parametrize("change", BAD.values(), ids=BAD.keys())
-def test_a_bad_scene_is_an_input_error(
-    change: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bad_scene_is_an_input_error(change: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
     # A user has no shape checks but the scene's own.
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(InputError):
-        replace(strokes([LINE], 1.0), **change)
+        replace(strokes([LINE], 1.0), **change)  # type: ignore[arg-type]
 
 
 BAD_GRADIENTS = {
+    "offsets as a list": {"offsets": [[0.0]]},
+    "colours elsewhere": {"colours": torch.zeros(1, 1, 4, device="meta")},
     "no stops": {"offsets": torch.zeros(1, 0), "colours": torch.zeros(1, 0, 4)},
     "a path that is no list": {"paths": torch.tensor(0)},
     "a path that there is not": {"paths": torch.tensor([1])},
@@ -57,19 +65,26 @@ BAD_GRADIENTS = {
 
 
 @pytest.mark.parametrize("change", BAD_GRADIENTS.values(), ids=BAD_GRADIENTS.keys())
-def test_a_bad_gradient_is_an_input_error(
-    change: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bad_gradient_is_an_input_error(change: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(InputError):
-        replace(strokes([LINE], 1.0), gradients=replace(GRADIENT, **change))
+        replace(strokes([LINE], 1.0), gradients=replace(GRADIENT, **change))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("size", [0, -5, 16385, (0, 4), (4, 16385), 16.0, "16", (16,), (16.5, 16), None])
+@pytest.mark.parametrize(
+    "size", [0, -5, 16385, (0, 4), (4, 16385), 16.0, "16", (16,), (16.5, 16), None, True, (16, True)]
+)
 def test_a_bad_size_is_an_input_error(size: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(InputError, match="size must be"):
         rasterize(strokes([LINE], 1.0), size)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [np.int64(16), (np.int32(16), np.int64(16)), [16, 16]])
+def test_a_size_may_be_any_whole_number(size: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    drawing = strokes([LINE], 1.0)
+    assert torch.equal(rasterize(drawing, size), rasterize(drawing, 16))  # type: ignore[arg-type]
 
 
 def test_a_member_without_gradients_among_those_with() -> None:

@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from threading import Lock
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -29,7 +28,7 @@ def rasterize(scene: Scene, height: int, width: int) -> Float[Tensor, "b channel
 
     The same bit for bit every time for one number of threads.
     """
-    outline = cut(scene, width, _pieces)
+    outline = cut(scene, height, width, _pieces)
     lines = polylines(scene, outline, _Flatten.apply(outline.control, outline))
     cover = _cover(lines, len(scene.opacity), height, width)
     paints = torch.cat([scene.colours, scene.opacity[:, :, None]], 2).flatten(0, 1)
@@ -50,7 +49,7 @@ class _Flatten(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, control: Tensor, outline: Outline) -> Tensor:
-        vertices = torch.empty(int(outline.ends[-1]), 3)
+        vertices = torch.empty(int(outline.ends[-1]), 3, dtype=torch.float32)
         corners, segments, counts, ends = (
             part.int().numpy() for part in (outline.corners, outline.segments, outline.counts, outline.ends)
         )
@@ -62,14 +61,13 @@ class _Flatten(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        to_control = torch.zeros(ctx.shape)
+        to_control = torch.zeros(ctx.shape, dtype=torch.float32)
         kernels.unflatten(gradient.contiguous().numpy(), *ctx.rest, to_control.numpy())
         return to_control, None
 
 
 #: Buffers that are free: memory fresh from the system costs more than all that is written to it.
 _spare: list[tuple[tuple[Array, ...], Array]] = []
-_lock = Lock()
 
 #: Fragments. Larger buffers, of 60 MB and more, go back to the system.
 _MOST_SPARE = 1 << 21
@@ -80,11 +78,10 @@ class _Share:
 
     def __init__(self, cover: Callable[[tuple[Array, ...], Array], tuple[Array, tuple[Array, ...], Array]]):
         room = 1 << 14
-        with _lock:
-            found = _spare.pop() if _spare else None
-        if found is not None:
-            buffers, spans = found
-        else:
+        try:
+            # One step, without a lock: in a process that is forked while a thread holds one, it stays held.
+            buffers, spans = _spare.pop()
+        except IndexError:
             buffers = (
                 np.empty(room, np.int32),
                 np.empty(room, np.float32),
@@ -98,6 +95,8 @@ class _Share:
         self.strides = np.zeros_like(self.rows)
 
     def __del__(self) -> None:
+        if not hasattr(self, "spans"):
+            return  # there was no memory for them
         few = len(_spare) < 2 * torch.get_num_threads()
         if few and len(self.buffers[0]) <= _MOST_SPARE:
             _spare.append((self.buffers, self.spans))
@@ -117,7 +116,7 @@ class _Cover(NamedTuple):
 def _cover(lines: Polylines, members: int, height: int, width: int) -> _Cover:
     vertices = lines.vertices.detach().contiguous().numpy()
     ends, owners, kinds = (part.int().numpy() for part in (lines.ends, lines.owners, lines.kinds))
-    closed = lines.closed.numpy()
+    closed = lines.closed.contiguous().numpy()  # else Numba compiles once more for strides
     frames = np.empty((len(vertices), kernels.COLUMNS), np.float32)
     boxes = np.empty((len(kinds), 3), np.int32)
     kernels.survey(vertices, ends, owners, kinds, height, boxes)
@@ -155,7 +154,7 @@ def _shades(scene: Scene, shares: list[_Share], width: int) -> list[Float[Tensor
     pixel = torch.from_numpy(np.concatenate(pixels)).long()
     number = torch.from_numpy(np.concatenate(numbers))
     points = torch.stack([pixel % width, pixel.div(width, rounding_mode="floor")], 1)
-    colours = gradient_colours(gradients, number, (points + 0.5) / width)
+    colours = gradient_colours(gradients, number, (points.float() + 0.5) / width)
     opacity = scene.opacity.flatten()[gradients.paths[number]]
     return [torch.cat([colours[:, :3], colours[:, 3:] * opacity[:, None]], 1)]
 
@@ -176,7 +175,8 @@ class _Paint(torch.autograd.Function):
         ground = np.zeros(4, np.float32)
         if background is not None:
             ground[:3], ground[3] = background.detach().numpy(), 1
-        image = torch.empty(cover.members, 4 if background is None else 3, height, width)
+        channels = 4 if background is None else 3
+        image = torch.empty(cover.members, channels, height, width, dtype=torch.float32)
         pixels, colours = image.numpy(), paints.detach().contiguous().numpy()
 
         def paint(i: int, n: int) -> None:

@@ -29,7 +29,7 @@ def rasterize(scene: Scene, height: int, width: int) -> Float[Tensor, "b channel
     package go; PyTorch's own between the polylines and the scene may add in another order.
     """
     with torch.cuda.device_of(scene.points):
-        outline = cut(scene, width)
+        outline = cut(scene, height, width)
         lines = polylines(scene, outline, _Flatten.apply(outline.control, outline))
         cover = _cover(lines, scene.owners, len(scene.opacity), height, width)
         paints = torch.cat([scene.colours, scene.opacity[:, :, None]], 2).flatten(0, 1)
@@ -190,7 +190,7 @@ def _shades(
     item = shaded[item]
     x, y = cover.tiles[item] % columns, cover.tiles[item].div(columns, rounding_mode="floor") % rows
     points = torch.stack([x * TILE + p % TILE, y * TILE + p.div(TILE, rounding_mode="floor")], 1)
-    colours = gradient_colours(gradients, which[item], (points + 0.5) / width)
+    colours = gradient_colours(gradients, which[item], (points.float() + 0.5) / width)
     alpha = colours[:, 3:] * opacity.flatten()[cover.item_paths[item], None]
     return torch.cat([colours[:, :3], alpha], 1), paint_rows
 

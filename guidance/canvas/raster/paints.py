@@ -12,7 +12,8 @@ def gradient_colours(
 ) -> Float[Tensor, "f 4"]:
     """The sRGB and opacity of gradient `which` at points in units of the canvas's width; differentiable."""
     transform = gradients.transforms[which]
-    u, v = (transform[:, :, :2] @ points[:, :, None])[:, :, 0].add(transform[:, :, 2]).unbind(1)
+    # No matrix product: autocast would have it in half precision.
+    u, v = (transform[:, :, :2] * points[:, None]).sum(2).add(transform[:, :, 2]).unbind(1)
     # The root has no slope at the centre of a circle.
     squared = u * u + v * v
     far = squared > 1e-12

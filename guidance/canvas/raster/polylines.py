@@ -18,8 +18,9 @@ from guidance.canvas.raster.model import (
 )
 from guidance.canvas.raster.scene import Scene, ranks
 
-#: Pixels that everything is moved by: far too little to see.
-_OFF_GRID = 2**-12
+#: Pixels that everything is moved by, far too little to see; and the share of the picture's longer side that
+#: it is at least, so that it is not rounded away.
+_OFF_GRID, _OFF_GRID_LARGE = 2**-12, 2**-23
 
 
 class Polylines(NamedTuple):
@@ -44,7 +45,7 @@ class Outline(NamedTuple):
 
 
 def cut(
-    scene: Scene, width: int, count: Callable[[Tensor, Tensor], Int[Tensor, "k"]] | None = None
+    scene: Scene, height: int, width: int, count: Callable[[Tensor, Tensor], Int[Tensor, "k"]] | None = None
 ) -> Outline:
     """The control points in pixels, and into how many pieces every cubic is to be cut.
 
@@ -53,13 +54,14 @@ def cut(
     path = scene.owners.index_select(0, ranks(scene.sizes)[0])
     if scene.widths.ndim == 1:
         radius = scene.widths
-        none = torch.zeros(scene.opacity.numel(), device=path.device)
+        none = radius.new_zeros(scene.opacity.numel())
         widest = none.scatter_reduce(0, path, radius.detach(), "amax")
     else:
         widest = scene.widths.detach().flatten()
         radius = scene.widths.flatten().index_select(0, path)
     # An edge between two pixels, as of an icon drawn on the grid, runs through none, and would feel none.
-    control = torch.cat([scene.points * width + _OFF_GRID, radius[:, None] * (width / 2)], 1)
+    off_grid = max(_OFF_GRID, _OFF_GRID_LARGE * max(height, width))
+    control = torch.cat([scene.points * width + off_grid, radius[:, None] * (width / 2)], 1)
     counts = (count or pieces)(control.detach(), scene.corners)
     contour, _ = ranks(scene.segments)
     vertices = torch.ones_like(scene.segments).index_add_(0, contour, counts)
@@ -82,14 +84,14 @@ def pieces(control: Float[Tensor, "p 3"], corners: Int[Tensor, "k 4"]) -> Int[Te
 def flatten(outline: Outline) -> Float[Tensor, "m 3"]:
     """The vertices of the polylines, differentiable to the control points."""
     cubic, rank = ranks(outline.counts)
-    t = (rank / outline.counts[cubic])[:, None]
+    t = (rank.float() / outline.counts[cubic])[:, None]
     p0, p1, p2, p3 = outline.control[outline.corners].unbind(1)
     # In this form equal control points have equal vertices, so that what stands still has no direction.
     one, two, three = (c[cubic] for c in (3 * (p1 - p0), 3 * (p0 - 2 * p1 + p2), p3 - p0 + 3 * (p1 - p2)))
     inner = p0[cubic] + t * (one + t * (two + t * three))
     last = outline.segments.cumsum(0) - 1
     final = outline.control[outline.corners[last, 3]]
-    vertices = torch.empty(int(outline.ends[-1]), 3, device=inner.device)
+    vertices = inner.new_empty(int(outline.ends[-1]), 3)
     contour, _ = ranks(outline.segments)
     final_rows = outline.ends[1:] - 1
     rows = torch.arange(len(cubic), device=inner.device) + contour[cubic]
@@ -135,7 +137,7 @@ def _outlined(lines: Polylines, thin: Bool[Tensor, "paths"], turned: Bool[Tensor
     along = b[:, :2] - a[:, :2]
     squared = along.square().sum(1, keepdim=True)
     moves = squared > 1e-12
-    right = torch.tensor([1.0, 0.0], device=along.device)
+    right = along.new_tensor([1.0, 0.0])
     along = torch.where(moves, along * torch.where(moves, squared, 1).rsqrt(), right)
     across = torch.stack([-along[:, 1], along[:, 0]], 1)
     ra, rb = a[:, 2:], b[:, 2:]

@@ -25,7 +25,7 @@ class _Fragments(NamedTuple):
 
 def rasterize(scene: Scene, height: int, width: int) -> Float[Tensor, "b channels h w"]:
     """The picture, with an alpha channel if the scene has no background; see `guidance.rasterize`."""
-    outline = cut(scene, width)
+    outline = cut(scene, height, width)
     lines = polylines(scene, outline, flatten(outline))
     parts = [_strokes(lines, height, width), _fills(lines, height, width)]
     fragments = _Fragments(*(torch.cat(part) for part in zip(*parts, strict=True)))
@@ -119,7 +119,7 @@ def _near(
     radius, other = vertices[pieces.first, 2], vertices[pieces.first + 1, 2]
     columns = [x, y, ex, ey, low, high, pieces.reach, pieces.length, pieces.shift, radius, other]
     x, y, ex, ey, low, high, reach, *rest = torch.stack(columns, 1)[piece].unbind(1)
-    dy = row + 0.5 - y
+    dy = row.to(y.dtype) + 0.5 - y
     steep, flat = (torch.where(e.abs() < 1e-6, 1e-6, e) for e in (ex, ey))
     a, b = (low - dy * ey) / steep, (high - dy * ey) / steep
     c, d = (dy * ex - reach) / flat, (dy * ex + reach) / flat
@@ -162,7 +162,8 @@ def _strokes(lines: Polylines, height: int, width: int) -> _Fragments:
     at, part, along = pixel[edge], piece[edge], where[edge]
     v = pieces.first[part]
     x, y, radius = torch.lerp(lines.vertices[v], lines.vertices[v + 1], along[:, None]).unbind(1)
-    offset = torch.stack([at % width + 0.5 - x, at.div(width, rounding_mode="floor") + 0.5 - y], 1)
+    centre = torch.stack([at % width, at.div(width, rounding_mode="floor")], 1).to(x.dtype) + 0.5
+    offset = centre - torch.stack([x, y], 1)
     direction = pieces.direction[part]
     across = torch.stack([-direction[:, 1], direction[:, 0]], 1)
     straight = offset.detach().square().sum(1, keepdim=True).sqrt()
@@ -241,7 +242,7 @@ def _fills(lines: Polylines, height: int, width: int) -> _Fragments:
     ends = sizes.cumsum(0)
     cell = (ends - sizes)[span[part]] + (column - lowest[span[part]]).long()
     of_span, rank = ranks(sizes)
-    areas = torch.zeros(len(of_span), device=vertices.device)
+    areas = vertices.new_zeros(len(of_span))
     areas.index_add_(0, cell, drop * (1 - inside)).index_add_(0, cell + 1, drop * inside)
     areas = areas.cumsum(0)
     areas = areas - torch.cat([areas.new_zeros(1), areas[ends[:-1] - 1]])[of_span]
@@ -279,7 +280,9 @@ def _paints(
         painted = (which[fragments.paths] >= 0).nonzero()[:, 0]
         pixel = fragments.pixels[painted]
         points = torch.stack([pixel % width, pixel.div(width, rounding_mode="floor")], 1)
-        shades = gradient_colours(scene.gradients, which[fragments.paths[painted]], (points + 0.5) / width)
+        shades = gradient_colours(
+            scene.gradients, which[fragments.paths[painted]], (points.float() + 0.5) / width
+        )
         alphas = alphas.index_copy(0, painted, alphas[painted] * shades[:, 3])
         shades = torch.cat([shades[:, :3], torch.ones_like(shades[:, 3:])], 1)
         colours = colours.index_copy(0, painted, shades)

@@ -1,6 +1,6 @@
 """What is drawn: a population of scenes of filled and stroked paths, as a value that any backend can take."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import torch
@@ -52,7 +52,8 @@ class Scene:
     alpha in [0, 1]; without a background the picture is transparent. By default every path has one contour,
     contours are open, paths are stroked, and fills obey the nonzero rule. All tensors are on one device.
 
-    Raises `InputError` for a wrong shape, a number that is not finite or a negative width.
+    Raises `InputError` for what is no tensor, for tensors on several devices, a wrong shape, a number that is
+    not finite or a negative width.
     """
 
     points: Float[Tensor, "p 2"]
@@ -68,6 +69,7 @@ class Scene:
     gradients: Gradients | None = None
 
     def __post_init__(self) -> None:
+        _check_tensors(self)
         if self.opacity.ndim != 2 or self.opacity.numel() == 0:
             raise InputError(f"opacity must be [b, n] with at least one path, got {list(self.opacity.shape)}")
         shape = list(self.opacity.shape)
@@ -187,6 +189,26 @@ def ranks(counts: Int[Tensor, "g"]) -> tuple[Int[Tensor, "i"], Int[Tensor, "i"]]
     # wakes all threads for a handful of numbers, and on a busy machine waits long for the slowest.)
     group = torch.bincount(ends, minlength=total + 1)[:total].cumsum(0)
     return group, torch.arange(total, device=counts.device) - (ends - counts).index_select(0, group)
+
+
+def _check_tensors(scene: Scene) -> None:
+    """All else is checked by asking tensors, together."""
+    if not isinstance(scene.gradients, Gradients | None):
+        raise InputError(f"gradients must be a guidance.Gradients, got {type(scene.gradients).__name__}")
+    parts = {field.name: getattr(scene, field.name) for field in fields(scene)}
+    gradients = parts.pop("gradients")
+    if gradients is not None:
+        parts |= {f"gradients.{field.name}": getattr(gradients, field.name) for field in fields(gradients)}
+    optional = {field.name for field in fields(scene) if field.default is None} | {"background"}
+    for name, part in parts.items():
+        if part is None and name in optional:
+            continue
+        if not isinstance(part, Tensor):
+            raise InputError(f"{name} must be a tensor, got {type(part).__name__}; torch.as_tensor makes one")
+        if part.device != scene.points.device:
+            raise InputError(
+                f"{name} must be on the device of points, {scene.points.device}, got {part.device}"
+            )
 
 
 def _check_counts(name: str, counts: Tensor, shape: list[int]) -> None:

@@ -16,28 +16,34 @@ _LEVEL = np.float32(LEVEL)
 def _cut(ax, ay, bx, by, top, bottom, width, out):
     """Cuts a line into those parts that lie in a band left of the picture, in it and right of it.
 
-    Returns how many parts are in `out`: beginning and end, and how far along the line they are.
+    Returns how many parts are in `out`: where they begin and end, as how far along the line, and as y.
     """
-    t0, t1 = np.float32(0), np.float32(1)
     dx, dy = bx - ax, by - ay
     if abs(dy) <= _LEVEL:
         return 0
+    # Heights have to be those where the lines before and after begin and end, to the last digit: what is left
+    # of their sum covers the whole rest of the row. So they are clamped, not computed from the parameters,
+    # whose digits do not suffice far away.
+    y0, y1 = min(max(ay, top), bottom), min(max(by, top), bottom)
     a, b = (top - ay) / dy, (bottom - ay) / dy
-    t0, t1 = max(t0, min(a, b)), min(t1, max(a, b))
-    if t0 >= t1:
-        return 0
+    t0 = max(np.float32(0), min(a, b))
+    t1 = max(min(np.float32(1), max(a, b)), t0)
     # Where it meets the sides, in order along the line.
     first, second = t0, t1
     if abs(dx) > _LEVEL:
         a, b = -ax / dx, (width - ax) / dx
         first, second = min(max(min(a, b), t0), t1), min(max(max(a, b), t0), t1)
     n = 0
+    s, ys = t0, y0
     for part in range(3):
-        s = t0 if part == 0 else first if part == 1 else second
         e = first if part == 0 else second if part == 1 else t1
-        if e > s:
-            out[n, 0], out[n, 1] = s, e
+        ye = y1
+        if part < 2 and e < t1:
+            ye = y0 if e == t0 else min(max(ay + e * dy, min(y0, y1)), max(y0, y1))
+        if ye != ys:
+            out[n, 0], out[n, 1], out[n, 2], out[n, 3] = s, e, ys, ye
             n += 1
+        s, ys = e, ye
     return n
 
 
@@ -47,9 +53,8 @@ def accumulate(ax, ay, bx, by, top, bottom, width, cuts, area, low, high):
     """Adds what lies right of a line to the signed areas of the pixels, as differences along their rows."""
     half = np.float32(0.5)
     for part in range(_cut(ax, ay, bx, by, np.float32(top), np.float32(bottom), np.float32(width), cuts)):
-        s, e = cuts[part, 0], cuts[part, 1]
-        x0, y0 = ax + s * (bx - ax), ay + s * (by - ay)
-        x1, y1 = ax + e * (bx - ax), ay + e * (by - ay)
+        x0, y0 = ax + cuts[part, 0] * (bx - ax), cuts[part, 2]
+        x1, y1 = ax + cuts[part, 1] * (bx - ax), cuts[part, 3]
         if (x0 + x1) * half >= width:
             continue
         outside = (x0 + x1) * half <= 0

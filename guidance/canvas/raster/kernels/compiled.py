@@ -32,7 +32,8 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
 
     A kernel releases Python's lock. The code is kept in a folder of its own for every version of all kernels:
     Numba itself only sees whether the file of the function that was called has changed, not those of what it
-    calls. The folder is in `NUMBA_CACHE_DIR`, if that is set, or beside the sources, or in the user's cache.
+    calls. The folder is in `NUMBA_CACHE_DIR`, if that is set, or beside the sources, or in the user's cache;
+    where none can be written to, nothing is kept.
     """
     return _compiled(function, wrapped=True)
 
@@ -41,7 +42,6 @@ def _compiled(function: Callable[..., Any], wrapped: bool) -> Callable[..., Any]
     # What is never called from Python or C needs no wrappers.
     options = {
         "nogil": True,
-        "cache": True,
         "error_model": "numpy",
         "fastmath": {"contract", "nsz", "arcp"},
         "no_cpython_wrapper": not wrapped,
@@ -50,6 +50,9 @@ def _compiled(function: Callable[..., Any], wrapped: bool) -> Callable[..., Any]
     given = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = str(_folder(given))
     try:
+        return numba.njit(**options, cache=True)(function)
+    except RuntimeError:
+        # Numba found no folder that can be written to: every process compiles for itself.
         return numba.njit(**options)(function)
     finally:
         numba.config.CACHE_DIR = given

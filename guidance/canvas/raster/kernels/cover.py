@@ -59,7 +59,7 @@ def cover(
     gathered = np.zeros(COLUMNS * SHADED, np.float32)
     area = np.zeros((BAND, width + 2), np.float32)
     low, high = np.full(BAND, width, np.int32), np.full(BAND, -1, np.int32)
-    cuts = np.empty((3, 2), np.float32)
+    cuts = np.empty((3, 4), np.float32)
     runs = np.empty((256, 6), np.int32)
     # (The number 0 has a type of its own, for which all that is called below would be compiled once more.)
     run = count = shaded = filled = np.int64(0)
