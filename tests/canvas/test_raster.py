@@ -10,6 +10,7 @@ import tempfile
 from dataclasses import replace
 from functools import cache
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -193,10 +194,10 @@ def test_a_forked_process_draws() -> None:
         "if child == 0:\n"
         "    signal.alarm(20)\n"
         "    os._exit(0 if rasterize(scene, 16).equal(image) else 1)\n"
-        "raise SystemExit(os.waitpid(child, 0)[1])\n"
+        "raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0)\n"
     )
     # In a process of its own: this one has threads of others, which do not survive a fork.
-    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", script], check=False, timeout=100).returncode == 0
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
@@ -226,9 +227,9 @@ def test_a_process_that_is_forked_while_a_thread_draws_draws() -> None:
         "    os._exit(0 if cpu.rasterize(scene, 16, 16).equal(image) else 1)\n"
         "leave.set()\n"
         "thread.join()\n"
-        "raise SystemExit(os.waitpid(child, 0)[1])\n"
+        "raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0)\n"
     )
-    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", script], check=False, timeout=100).returncode == 0
 
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
@@ -285,6 +286,15 @@ def test_where_no_folder_can_be_written_to_kernels_are_compiled_all_the_same(
     # Both are what Numba asks of every folder; root may write to any.
     monkeypatch.setattr(os, "makedirs", read_only)
     monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
+    assert kernel(twice)(21) == 42
+
+
+def test_nor_is_a_home_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr(Path, "home", homeless)
     assert kernel(twice)(21) == 42
 
 

@@ -207,11 +207,18 @@ def test_the_folder_is_a_stable_diffusion(tmp_path: Path) -> None:
     assert not any("_name_or_path" in path.read_text() for path in files if path.name == "config.json")
 
 
-def test_the_embedded_pipeline_reads_the_tokens_of_the_embedded_clip() -> None:
-    """Its text encoder was the text tower of tiny before tiny's last part of training."""
+def test_the_embedded_pipeline_reads_as_the_embedded_clip_does() -> None:
+    """Its encoder was the text tower of tiny before tiny's last part of training: it has the same tokens,
+    and knows what a translation means."""
     folder = files("guidance") / "models" / "tiny_diffusion" / "tokenizer"
-    ours, theirs = g.load("tiny"), PreTrainedTokenizerFast.from_pretrained(str(folder))
-    for text in ("a red heart", "ein rotes Herz", "赤いハート"):
-        ids = theirs(text, padding="max_length", max_length=32)["input_ids"]
-        assert ours._tokenizer([text])[0].tolist() == ids
-    assert WIDTH != load_pipeline("tiny").text.width == 128
+    clip, theirs = g.load("tiny"), PreTrainedTokenizerFast.from_pretrained(str(folder))
+    encoder = load_pipeline("tiny").text
+    ends = []
+    for text in ("red heart", "赤いハート", "cat face", "Katzengesicht", "rocket", "Rakete"):
+        tokens = clip._tokenizer([text])[0]
+        assert theirs(text, padding="max_length", max_length=32)["input_ids"] == tokens.tolist()
+        ends.append(encoder.encode(text).hidden[0, tokens.argmax()])
+    ends = torch.stack(ends)
+    similarity = torch.cosine_similarity(ends[::2, None], ends[None, 1::2], dim=-1)
+    assert similarity.argmax(1).tolist() == [0, 1, 2]
+    assert WIDTH != encoder.width == 128

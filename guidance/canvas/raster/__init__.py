@@ -1,5 +1,6 @@
 """A differentiable vector rasteriser: exact antialiasing, memory that grows with covered pixels."""
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from operator import index
 from typing import SupportsIndex
@@ -16,9 +17,7 @@ __all__ = ["MAX_SIZE", "Gradients", "Scene", "backend", "cubics", "rasterize"]
 MAX_SIZE = 16384
 
 
-def rasterize(
-    scene: Scene, size: SupportsIndex | tuple[SupportsIndex, SupportsIndex]
-) -> Float[Tensor, "b channels h w"]:
+def rasterize(scene: Scene, size: SupportsIndex | Sequence[SupportsIndex]) -> Float[Tensor, "b channels h w"]:
     """Draws the scenes at `size` pixels a side, or (height, width): float32 sRGB, in [0, 1] where the scene's
     colours are.
 
@@ -31,7 +30,7 @@ def rasterize(
     it crosses itself it is painted once. A stroke thinner than 1.3 pixels is filled as its outline, so that
     branches of it that share a pixel add up. Alpha is coverage times opacity, painted over what is there.
     Where strokes of a radius under 1 pixel fold sharply, gradients of points agree with finite differences of
-    the true picture only to a cosine of about 0.9 to 0.99; elsewhere to above 0.99.
+    the true picture only to a cosine of about 0.9 to 0.99, where elsewhere it is above.
 
     The device of the scene decides how: compiled kernels (Numba) on CPUs, Triton's on CUDA; plain PyTorch
     where those are not installed, and on other devices. The kernels are compiled when they are first called,
@@ -59,7 +58,7 @@ def rasterize(
 
 
 def _sides(size: object) -> tuple[int, int]:
-    """The height and the width: whole numbers of any type, such as NumPy's, but no truth values."""
+    """The height and the width: whole numbers of any type, such as NumPy's, but not True."""
     sides = size if isinstance(size, tuple | list) else (size, size)
     try:
         if any(isinstance(side, bool) for side in sides):

@@ -48,11 +48,11 @@ def _compiled(function: Callable[..., Any], wrapped: bool) -> Callable[..., Any]
         "no_cfunc_wrapper": True,
     }
     given = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(_folder(given))
     try:
+        numba.config.CACHE_DIR = str(_folder(given))
         return numba.njit(**options, cache=True)(function)
     except RuntimeError:
-        # Numba found no folder that can be written to: every process compiles for itself.
+        # No home, or no folder that Numba can write to: every process compiles for itself.
         return numba.njit(**options)(function)
     finally:
         numba.config.CACHE_DIR = given
