@@ -141,7 +141,7 @@ def places(sheet: torch.Tensor, size: int) -> list[tuple[int, int]]:
 
 
 def test_tuning_raises_the_score(model: str, tmp_path: Path) -> None:
-    tokens = ["a red heart", "--model", model, "--crops", 2, "--steps", 16, "--rate", 0.1, "--best-of", 2]
+    tokens = ["a red heart", "--model", model, "--crops", 2, "--steps", 32, "--rate", 0.1, "--best-of", 2]
     folder = draw("tune", *tokens, output=tmp_path / "out")
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     losses = torch.tensor([json.loads(line)["clip"] for line in lines])

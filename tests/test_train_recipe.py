@@ -179,7 +179,9 @@ def test_what_is_wrong_is_told_once_and_ends_every_rank(together: tuple[Path, st
     said = [line for line in told.splitlines() if line.startswith("guidance: ")]
     assert "must be a multiple of the number of processes, 2, got 7" in said[0]
     assert "data-1" in said[1]
-    assert len(said) == 2
+    # The last run's other process may have found that this one was killed before torchrun ended it, too.
+    assert [line for line in said[2:] if "rank 0 of 2" not in line or "missing: 1" not in line] == []
+    assert len(said) <= 3
     assert not (folder / "a" / "checkpoint").exists()
 
 
