@@ -21,7 +21,7 @@ __version__ = "0.1.0"
 
 # A thread of PyTorch that has nothing to do spins for 4 ms before it sleeps, and takes a core from the
 # rasteriser's: 2048 strokes at 1024² took 45 ms on two cores, 48 on one. Where it spins for 0.15 ms they take
-# 28, and the steps of a CLIP as long as before; where not at all, those take 1.4 times as long. GNU OpenMP
+# 30, and the steps of a CLIP as long as before; where not at all, those take 1.4 times as long. GNU OpenMP
 # reads this when PyTorch is loaded.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
