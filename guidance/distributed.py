@@ -102,6 +102,18 @@ def broadcast_(tensors: Iterable[Tensor]) -> None:
             dist.broadcast(tensor, 0)
 
 
+@torch.no_grad()
+def mean_over_ranks_(tensors: list[Tensor]) -> None:
+    """Overwrite tensors of one dtype with their means over the ranks, in one operation."""
+    if world() > 1 and tensors:
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        dist.all_reduce(flat)
+        flat /= world()
+        parts = flat.split([tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+
 def anywhere(flags: list[bool], device: torch.device) -> list[bool]:
     """Which of some flags are set on any rank."""
     return gather(torch.tensor(flags, dtype=torch.uint8, device=device)[None]).bool().any(0).tolist()

@@ -17,6 +17,7 @@ from guidance.clip.data import read_captioned
 from guidance.clip.locking import lock
 from guidance.clip.scratch import adamw, new_model, retrieval
 from guidance.clip.train import Trainee, save_model, train
+from guidance.distributed import broadcast_, process_group, rank, together, world
 
 VOCABULARY = 16384
 #: Unfinished drawings that are kept in the sketchbook.
@@ -38,16 +39,18 @@ def main(
     device: str = "auto",
     precision: Literal["float32", "bfloat16"] = "float32",
     output: Path = Path("outputs/train_clip"),
-) -> Path:
+) -> Path | None:
     """Train a small CLIP whose gradient draws; the same command again goes on where it was stopped.
+
+    torchrun --nproc-per-node 2 -m guidance train-clip … trains on two GPUs, or on two cores twice as fast.
 
     Args:
         data: A folder with captions.csv (filepath, title) and, if there is one, captions_multilingual.csv.
         steps: How many batches are learned from.
         image_size: Side of the pictures that the model sees, in pixels.
         image_model: The image tower, by its name in timm.
-        batch: Pictures a step, contrastively.
-        sketches: Unfinished drawings a step, whose gradients are trained.
+        batch: Pictures a step, contrastively, of all processes together.
+        sketches: Unfinished drawings a step, whose gradients are trained, of all together.
         lr: Highest learning rate of AdamW.
         start: A trained folder to start from, with its tokenizer; it may have been trained at another image
             size.
@@ -63,46 +66,58 @@ def main(
         raise g.InputError(f"sketches must be from 1 to {SKETCHBOOK}, got {sketches}")
     if lock_text and start is None:
         raise g.InputError("lock_text keeps the text tower of a trained folder; name that with --start")
-    where = g.device(device)
-    clock = g.Clock(steps, seed)
-    # A little larger than what the model sees, since views enlarge as well.
-    pictures = read_captioned(data, image_size * 5 // 4)
-    training.check_batch(batch, int((~pictures.held_out).sum()))
-    if start is not None:
-        tokenizer = read_tokenizer(start)  # of other captions as many tokens would be others
-    else:
-        # Of held-out pictures the spelling of their names is used, and nothing else.
-        tokenizer = train_tokenizer([text for texts in pictures.captions for text in texts], VOCABULARY)
-    known = zip(pictures.captions, pictures.held_out.tolist(), strict=True)
-    texts = [text for captions, held_out in known if not held_out for text in captions]
-    model, config = new_model(image_model, image_size, tokenizer.get_vocab_size(), seed)
-    if start is not None:
-        model.load_state_dict(read_weights(start, model))
-    if lock_text:
-        lock(model, "text")
-    trainee = Trainee(model, config["preprocess_cfg"], SKETCHBOOK).to(where)
-    optimizer = adamw(model)
-    training.open_folder(output, settings)
-    taught = train(
-        trainee,
-        pictures,
-        tokenizer,
-        clock,
-        optimizer,
-        batch=batch,
-        sketches=sketches,
-        lr=lr,
-        brushes=brushes(image_size, clock).to(where),
-        precision=torch.bfloat16 if precision == "bfloat16" else torch.float32,
-    )
+    with process_group(g.device(device)) as where:
+        with together():
+            for name, count in {"batch": batch, "sketches": sketches}.items():
+                if count % world():
+                    raise g.InputError(
+                        f"{name} must be a multiple of the number of processes, {world()}, got {count}"
+                    )
+            clock = g.Clock(steps, seed)
+            # A little larger than what the model sees, since views enlarge as well.
+            pictures = read_captioned(data, image_size * 5 // 4)
+            training.check_batch(batch, int((~pictures.held_out).sum()))
+            if start is not None:
+                tokenizer = read_tokenizer(start)  # of other captions as many tokens would be others
+            else:
+                # Of held-out pictures the spelling of their names is used, and nothing else.
+                tokenizer = train_tokenizer(
+                    [text for texts in pictures.captions for text in texts], VOCABULARY
+                )
+            known = zip(pictures.captions, pictures.held_out.tolist(), strict=True)
+            texts = [text for captions, held_out in known if not held_out for text in captions]
+            model, config = new_model(image_model, image_size, tokenizer.get_vocab_size(), seed)
+            if start is not None:
+                model.load_state_dict(read_weights(start, model))
+            if lock_text:
+                lock(model, "text")
+        trainee = Trainee(model, config["preprocess_cfg"], SKETCHBOOK).to(where)
+        broadcast_(trainee.state_dict().values())  # another machine may draw or learn other first weights
+        optimizer = adamw(model)
+        training.open_folder(output, settings)
+        taught = train(
+            trainee,
+            pictures,
+            tokenizer,
+            clock,
+            optimizer,
+            batch=batch,
+            sketches=sketches,
+            lr=lr,
+            brushes=brushes(image_size, clock).to(where),
+            precision=torch.bfloat16 if precision == "bfloat16" else torch.float32,
+        )
 
-    def save() -> None:
-        save_model(output, trainee.mean_model, config, tokenizer, texts)
+        def save() -> None:
+            if rank() == 0:
+                save_model(output, trainee.mean_model, config, tokenizer, texts)
 
-    training.record(taught, output, trainee, optimizer, clock, save)
-    shares = retrieval(g.load(f"local-dir:{output}", device=where), pictures)
-    print(", ".join(f"{name}: {share:.1%}" for name, share in shares.items()))
-    return output
+        training.record(taught, output, trainee, optimizer, clock, save)
+        if rank() != 0:
+            return None
+        shares = retrieval(g.load(f"local-dir:{output}", device=where), pictures)
+        print(", ".join(f"{name}: {share:.1%}" for name, share in shares.items()))
+        return output
 
 
 def read_weights(folder: Path, model: CLIP) -> dict[str, Tensor]:

@@ -1,14 +1,12 @@
 """Two processes are one: the same losses and gradients as one process has with the whole batch."""
 
-import os
-import subprocess
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 import two_processes
+from torchrun import torchrun
 from two_processes import CASES, SHARED, Batch
 
 from guidance import InputError
@@ -21,15 +19,7 @@ Ranks = list[dict[str, Batch]]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes found, started by torchrun on a port that is free."""
     folder = tmp_path_factory.mktemp("ranks")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    ours = {n: value for n, value in os.environ.items() if n not in ("RANK", "WORLD_SIZE", "MASTER_PORT")}
-    done = subprocess.run(
-        [*torchrun, two_processes.__file__, str(folder)],
-        env=ours | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = torchrun(two_processes.__file__, str(folder))
     assert done.returncode == 0, done.stderr
     return folder
 

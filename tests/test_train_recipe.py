@@ -3,10 +3,8 @@
 import csv
 import hashlib
 import json
-import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from shutil import copytree
@@ -16,6 +14,7 @@ import torch
 import two_processes_train
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
+from torchrun import torchrun
 
 import guidance as g
 from guidance import cli, training
@@ -69,15 +68,7 @@ def words(data: Path) -> Train:
 def start(folder: Path, name: str, runs: list[dict], processes: int = 2) -> subprocess.CompletedProcess[str]:
     file = folder / f"{name}.json"
     file.write_text(json.dumps(runs))
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    ours = {n: value for n, value in os.environ.items() if n not in ("RANK", "WORLD_SIZE", "MASTER_PORT")}
-    return subprocess.run(
-        [sys.executable, *(torchrun if processes > 1 else []), two_processes_train.__file__, str(file)],
-        env=ours | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return torchrun(two_processes_train.__file__, str(file), processes=processes)
 
 
 def codes(folder: Path, name: str, rank: int) -> list[int]:

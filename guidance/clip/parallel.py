@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from guidance.distributed import rank, whole, world
+from guidance.distributed import mean_over_ranks_, rank, whole, world
 
 #: "ddp": every rank has the whole model; "fsdp": its part, and of the others' only what it needs at the time.
 Sharding = Literal["ddp", "fsdp"]
@@ -90,10 +89,7 @@ def finish_gradients_(parameters: Iterable[nn.Parameter], most: float) -> Float[
     spread = [parameter for parameter in learned if isinstance(parameter.grad, DTensor)]
     others = [parameter for parameter in learned if not isinstance(parameter.grad, DTensor)]
     if spread:
-        for parameter in others:
-            assert parameter.grad is not None
-            dist.all_reduce(parameter.grad)
-            parameter.grad /= world()
+        mean_over_ranks_([parameter.grad for parameter in others if parameter.grad is not None])
     kinds = [kind for kind in (spread, others) if kind]
     norms = [whole(nn.utils.get_total_norm([p.grad for p in kind if p.grad is not None])) for kind in kinds]
     norm = torch.stack(norms).norm()

@@ -34,8 +34,10 @@ from guidance.clip.bpe import write_tokenizer
 from guidance.clip.contrastive import info_nce
 from guidance.clip.data import CaptionedPictures, Placement, choose, place
 from guidance.clip.model_folder import write_weights, write_words
+from guidance.clip.parallel import rows_of_rank
 from guidance.clip.tokenize import words
 from guidance.clock import Clock, cosine, warm_up
+from guidance.distributed import gather, mean_over_ranks_, world
 from guidance.media import write_text
 
 #: What an English caption may begin with when a person writes it.
@@ -108,7 +110,11 @@ def train(
     A step sees `batch` pictures contrastively, noisy at many levels, on pages of which half are white, and
     moves and learns from `sketches` drawings of the sketchbook. `brushes` are what single strokes cover, in
     [0, 1].
+
+    In a distributed run `batch` and `sketches` are those of all ranks together, multiples of their number;
+    each takes its rows, and all draw the same, keep the same sketchbook and yield the same numbers.
     """
+    own, own_drawings = rows_of_rank(batch // world()), rows_of_rank(sketches // world())
     model, device = trainee.model, trainee.drawings.device
     size = trainee.drawings.shape[-1]
     tokens = Captions(pictures.captions, tokenizer, model.context_length)
@@ -135,38 +141,46 @@ def train(
         noisy = drawings + normal(drawings) * (uniform(sketches, 1, 1, 1) - 0.3).clamp(min=0) * 0.4
 
         captions = tokens.choose(torch.cat([rows, trainee.subjects[slots].cpu()]), generator).to(device)
+        captions = torch.cat([captions[:batch][own], captions[batch:][own_drawings]])
         # Attention has a double backward in its plain form only.
         with (
             torch.autocast(device.type, precision, enabled=precision != torch.float32),
             sdpa_kernel(SDPBackend.MATH),
         ):
-            texts = trainee.encode_text(captions)
-            seen_images = trainee.encode_image(images)
-            noisy.requires_grad_()
-            similarity = (trainee.encode_image(noisy) * texts[batch:]).sum()
+            texts, drawn_texts = trainee.encode_text(captions).tensor_split([batch // world()])
+            seen_images = trainee.encode_image(images[own])
+            noisy = noisy[own_drawings].requires_grad_()
+            similarity = (trainee.encode_image(noisy) * drawn_texts).sum()
             (ways,) = torch.autograd.grad(similarity, noisy, create_graph=True)
-        contrastive = info_nce(seen_images, texts[:batch], model.logit_scale.exp())
-        alignment = (
-            _cosine(ways, goals - drawings) + _cosine(_blur(ways, 4), _blur(goals - drawings, 4))
-        ) / 2
+        contrastive = info_nce(seen_images, texts, model.logit_scale.exp())
+        wanted = (goals - drawings)[own_drawings]
+        alignment = (_cosine(ways, wanted) + _cosine(_blur(ways, 4), _blur(wanted, 4))) / 2
 
         learn(trainee, optimizer, contrastive + 2 * (1 - alignment), clock, lr)
-        _stroke(trainee, slots, ways.detach(), brushes, generator)
-        similarities = seen_images @ texts[:batch].T
-        accuracy = (similarities.argmax(1) == torch.arange(batch, device=device)).float().mean()
+        with torch.no_grad():
+            _stroke(trainee, slots, gather(ways.detach()), brushes, generator)
+            similarities = seen_images @ gather(texts).T
+            found = similarities.argmax(1) == torch.arange(batch, device=device)[own]
+            told = torch.stack([contrastive, found.float().mean(), alignment])
+            mean_over_ranks_([told])
         clock.index += 1
-        yield Trained(clock.index - 1, contrastive.item(), accuracy.item(), alignment.item())
+        yield Trained(clock.index - 1, *told.tolist())
 
 
 def learn(
     trainee: Trainee, optimizer: torch.optim.Optimizer, loss: Float[Tensor, ""], clock: Clock, lr: float
 ) -> None:
-    """A step of the optimizer, warmed up and then along a cosine, and of the running mean of the weights."""
+    """A step of the optimizer, warmed up and then along a cosine, and of the running mean of the weights.
+
+    All ranks together: of their losses the mean counts.
+    """
     model = trainee.model
     for group in optimizer.param_groups:
         group["lr"] = warm_up(cosine(lr, 0.0))(clock.progress)
     optimizer.zero_grad()
     loss.backward()
+    # Not by DDP, which does not support torch.autograd.grad.
+    mean_over_ranks_([p.grad for p in model.parameters() if p.grad is not None])
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     with torch.no_grad():
