@@ -103,14 +103,14 @@ def broadcast_(tensors: Iterable[Tensor]) -> None:
 
 
 @torch.no_grad()
-def mean_over_ranks_(tensors: list[Tensor]) -> None:
-    """Overwrite tensors of one dtype with their means over the ranks, in one operation."""
-    if world() > 1 and tensors:
-        flat = torch.cat([tensor.flatten() for tensor in tensors])
+def mean_over_ranks_(tensors: Iterable[Tensor | None]) -> None:
+    """Overwrite tensors of one dtype, those that are there, with their means over the ranks, all at once."""
+    there = [tensor for tensor in tensors if tensor is not None]
+    if world() > 1 and there:
+        flat = torch.cat([tensor.flatten() for tensor in there])
         dist.all_reduce(flat)
         flat /= world()
-        parts = flat.split([tensor.numel() for tensor in tensors])
-        for tensor, part in zip(tensors, parts, strict=True):
+        for tensor, part in zip(there, flat.split([tensor.numel() for tensor in there]), strict=True):
             tensor.copy_(part.view_as(tensor))
 
 

@@ -42,7 +42,7 @@ def main(
 ) -> Path | None:
     """Train a small CLIP whose gradient draws; the same command again goes on where it was stopped.
 
-    torchrun --nproc-per-node 2 -m guidance train-clip … trains on two GPUs, or on two cores twice as fast.
+    torchrun --nproc-per-node 2 -m guidance train-clip … trains on two GPUs, or faster on two cores.
 
     Args:
         data: A folder with captions.csv (filepath, title) and, if there is one, captions_multilingual.csv.
@@ -62,12 +62,14 @@ def main(
         output: The folder of the model, its checkpoint and its metrics.
     """
     settings = {name: value for name, value in locals().items() if name not in ("output", "device")}
-    if not 1 <= sketches <= SKETCHBOOK:
-        raise g.InputError(f"sketches must be from 1 to {SKETCHBOOK}, got {sketches}")
-    if lock_text and start is None:
-        raise g.InputError("lock_text keeps the text tower of a trained folder; name that with --start")
     with process_group(g.device(device)) as where:
         with together():
+            if not 1 <= sketches <= SKETCHBOOK:
+                raise g.InputError(f"sketches must be from 1 to {SKETCHBOOK}, got {sketches}")
+            if lock_text and start is None:
+                raise g.InputError(
+                    "lock_text keeps the text tower of a trained folder; name that with --start"
+                )
             for name, count in {"batch": batch, "sketches": sketches}.items():
                 if count % world():
                     raise g.InputError(
@@ -91,8 +93,8 @@ def main(
                 model.load_state_dict(read_weights(start, model))
             if lock_text:
                 lock(model, "text")
+        broadcast_(model.to(where).state_dict().values())  # another machine may draw other first weights
         trainee = Trainee(model, config["preprocess_cfg"], SKETCHBOOK).to(where)
-        broadcast_(trainee.state_dict().values())  # another machine may draw or learn other first weights
         optimizer = adamw(model)
         training.open_folder(output, settings)
         taught = train(
@@ -113,11 +115,12 @@ def main(
                 save_model(output, trainee.mean_model, config, tokenizer, texts)
 
         training.record(taught, output, trainee, optimizer, clock, save)
-        if rank() != 0:
-            return None
-        shares = retrieval(g.load(f"local-dir:{output}", device=where), pictures)
-        print(", ".join(f"{name}: {share:.1%}" for name, share in shares.items()))
-        return output
+        first = rank() == 0
+    if not first:
+        return None
+    shares = retrieval(g.load(f"local-dir:{output}", device=where), pictures)
+    print(", ".join(f"{name}: {share:.1%}" for name, share in shares.items()))
+    return output
 
 
 def read_weights(folder: Path, model: CLIP) -> dict[str, Tensor]:

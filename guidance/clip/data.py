@@ -109,6 +109,9 @@ class Placement:
             page,
         )
 
+    def __getitem__(self, rows: slice) -> "Placement":
+        return Placement(self.zoom[rows], self.angle[rows], self.shift[rows], self.page[rows])
+
 
 def place(
     rgba: Float[Tensor, "n 4 s s"], placement: Placement, size: int

@@ -89,7 +89,7 @@ def finish_gradients_(parameters: Iterable[nn.Parameter], most: float) -> Float[
     spread = [parameter for parameter in learned if isinstance(parameter.grad, DTensor)]
     others = [parameter for parameter in learned if not isinstance(parameter.grad, DTensor)]
     if spread:
-        mean_over_ranks_([parameter.grad for parameter in others if parameter.grad is not None])
+        mean_over_ranks_(parameter.grad for parameter in others)
     kinds = [kind for kind in (spread, others) if kind]
     norms = [whole(nn.utils.get_total_norm([p.grad for p in kind if p.grad is not None])) for kind in kinds]
     norm = torch.stack(norms).norm()

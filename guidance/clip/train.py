@@ -112,10 +112,11 @@ def train(
     [0, 1].
 
     In a distributed run `batch` and `sketches` are those of all ranks together, multiples of their number;
-    each takes its rows, and all draw the same, keep the same sketchbook and yield the same numbers.
+    each takes its rows, and all draw the same numbers, keep the same sketchbook and yield the same steps. But
+    for rounding the result is that of one process, except with batch norm, which sees a rank's rows alone.
     """
-    own, own_drawings = rows_of_rank(batch // world()), rows_of_rank(sketches // world())
     model, device = trainee.model, trainee.drawings.device
+    own, own_sketches = rows_of_rank(batch // world()), rows_of_rank(sketches // world())
     size = trainee.drawings.shape[-1]
     tokens = Captions(pictures.captions, tokenizer, model.context_length)
     # Variants (": medium skin tone") would outnumber the plain things three to two.
@@ -127,44 +128,41 @@ def train(
         def uniform(*shape: int, generator: torch.Generator = generator) -> Tensor:
             return torch.rand(*shape, generator=generator).to(device)
 
-        def normal(like: Tensor, generator: torch.Generator = generator) -> Tensor:
-            return torch.randn(like.shape, generator=generator).to(device)
+        def normal(n: int, rows: slice, generator: torch.Generator = generator) -> Tensor:
+            return torch.randn(n, 3, size, size, generator=generator)[rows].to(device)
 
         rows = choose(seen * torch.where(plain, 1.0, 0.6), batch, generator)
         placement = Placement.draw(batch, generator, zoom=(0.6, 1.15), shift=0.12, white=0.5, device=device)
-        images = place(pictures.rgba[rows].to(device), placement, size)
-        images = images + normal(images) * (uniform(batch, 1, 1, 1) - 0.3).clamp(min=0) * 0.6
+        images = place(pictures.rgba[rows[own]].to(device), placement[own], size)
+        images = images + normal(batch, own) * (uniform(batch, 1, 1, 1)[own] - 0.3).clamp(min=0) * 0.6
 
         slots = torch.randperm(len(trainee.drawings), generator=generator)[:sketches]
         _begin(trainee, slots, pictures, seen * torch.where(plain, 1.0, 0.15), brushes, generator)
-        drawings, goals = trainee.drawings[slots], _goals(trainee, slots, pictures)
-        noisy = drawings + normal(drawings) * (uniform(sketches, 1, 1, 1) - 0.3).clamp(min=0) * 0.4
+        drawings = trainee.drawings[slots[own_sketches]]
+        wanted = _goals(trainee, slots[own_sketches], pictures) - drawings
+        levels = (uniform(sketches, 1, 1, 1)[own_sketches] - 0.3).clamp(min=0) * 0.4
+        noisy = (drawings + normal(sketches, own_sketches) * levels).requires_grad_()
 
         captions = tokens.choose(torch.cat([rows, trainee.subjects[slots].cpu()]), generator).to(device)
-        captions = torch.cat([captions[:batch][own], captions[batch:][own_drawings]])
+        captions = torch.cat([captions[:batch][own], captions[batch:][own_sketches]])
         # Attention has a double backward in its plain form only.
         with (
             torch.autocast(device.type, precision, enabled=precision != torch.float32),
             sdpa_kernel(SDPBackend.MATH),
         ):
-            texts, drawn_texts = trainee.encode_text(captions).tensor_split([batch // world()])
-            seen_images = trainee.encode_image(images[own])
-            noisy = noisy[own_drawings].requires_grad_()
-            similarity = (trainee.encode_image(noisy) * drawn_texts).sum()
+            texts, sketched_texts = trainee.encode_text(captions).tensor_split([len(images)])
+            seen_images = trainee.encode_image(images)
+            similarity = (trainee.encode_image(noisy) * sketched_texts).sum()
             (ways,) = torch.autograd.grad(similarity, noisy, create_graph=True)
         contrastive = info_nce(seen_images, texts, model.logit_scale.exp())
-        wanted = (goals - drawings)[own_drawings]
         alignment = (_cosine(ways, wanted) + _cosine(_blur(ways, 4), _blur(wanted, 4))) / 2
 
         learn(trainee, optimizer, contrastive + 2 * (1 - alignment), clock, lr)
-        with torch.no_grad():
-            _stroke(trainee, slots, gather(ways.detach()), brushes, generator)
-            similarities = seen_images @ gather(texts).T
-            found = similarities.argmax(1) == torch.arange(batch, device=device)[own]
-            told = torch.stack([contrastive, found.float().mean(), alignment])
-            mean_over_ranks_([told])
+        _stroke(trainee, slots, gather(ways.detach()), brushes, generator)
+        found = (seen_images @ gather(texts.detach()).T).argmax(1) == torch.arange(batch, device=device)[own]
+        told = torch.stack([contrastive, found.float().mean(), alignment]).detach()
         clock.index += 1
-        yield Trained(clock.index - 1, *told.tolist())
+        yield Trained(clock.index - 1, *gather(told[None]).mean(0).tolist())
 
 
 def learn(
@@ -180,7 +178,7 @@ def learn(
     optimizer.zero_grad()
     loss.backward()
     # Not by DDP, which does not support torch.autograd.grad.
-    mean_over_ranks_([p.grad for p in model.parameters() if p.grad is not None])
+    mean_over_ranks_(parameter.grad for parameter in model.parameters())
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     with torch.no_grad():

@@ -1,8 +1,6 @@
 """The objective: its losses are the plain functions, its gradients reach what they must, cached or not."""
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -14,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
+from torchrun import torchrun
 
 from guidance import InputError
 from guidance.clip.architecture import new_model
@@ -387,15 +386,7 @@ def half(folder: Path, options: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    ours = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
-    done = subprocess.run(
-        [*torchrun, __file__, str(tmp_path)],
-        env=ours | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = torchrun(__file__, str(tmp_path))
     assert done.returncode == 0, done.stderr
     ranks = [torch.load(tmp_path / f"rank-{number}.pt") for number in (0, 1)]
     for options, first, second in zip(TOGETHER, *ranks, strict=True):
