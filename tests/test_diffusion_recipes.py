@@ -44,15 +44,14 @@ def test_clip_guides_and_the_cost_is_told_before(tmp_path: Path, capsys: pytest.
 
 
 def test_clip_may_guide_elsewhere_and_through_the_network(tmp_path: Path) -> None:
-    folder = guided_diffusion(
-        "a red heart", guidance="blue", gradient="full", every=2, output=tmp_path, **QUICK
-    )
-    plain = guided_diffusion("a red heart", clip_scale=0.0, output=tmp_path, **QUICK)
+    settings = QUICK | {"steps": 8, "size": 64, "output": tmp_path}
+    folder = guided_diffusion("a red heart", guidance="blue heart", gradient="full", every=2, **settings)
+    plain = guided_diffusion("a red heart", clip_scale=0.0, **settings)
     blue, red = (
         (read_image(f / "final.png")[:, 2] - read_image(f / "final.png")[:, 0]).mean()
         for f in (folder, plain)
     )
-    assert blue > red
+    assert blue > red + 0.03
 
 
 def test_members_are_single_runs(tmp_path: Path) -> None:
