@@ -189,7 +189,11 @@ def learn(
 class Captions:
     """All captions as tokens, so that a batch is a look-up."""
 
-    def __init__(self, captions: list[list[str]], tokenizer: Tokenizer, length: int) -> None:
+    def __init__(
+        self, captions: list[list[str]], tokenizer: Tokenizer, length: int, english: float = 0.5
+    ) -> None:
+        """The first caption of each picture is the English one; `english`: the share of those it gives."""
+        self._english = english
         tokenizer.enable_truncation(length)
         tokenizer.enable_padding(length=length)
 
@@ -200,12 +204,14 @@ class Captions:
         self._opened = [encode([opening + texts[0] for opening in OPENINGS]) for texts in captions]
 
     def choose(self, rows: Int[Tensor, " n"], generator: torch.Generator) -> Int[Tensor, "n t"]:
-        """A caption for each row: English half of the time, of which a third has an opening."""
+        """A caption for each row, of any language; of the English ones three in ten have an opening."""
         tokens = []
         for row, u, v in zip(
             rows.tolist(), *torch.rand(2, len(rows), generator=generator).tolist(), strict=True
         ):
-            texts = self._plain[row][:1] if u < 0.35 else self._opened[row] if u < 0.5 else self._plain[row]
+            plain, any_english = self._plain[row], u < self._english
+            texts = self._opened[row] if any_english and u >= 0.7 * self._english else plain
+            texts = plain[:1] if u < 0.7 * self._english else texts
             tokens.append(texts[int(v * len(texts))])
         stacked = torch.stack(tokens)
         return stacked[:, : int(stacked.argmax(1).max()) + 1]

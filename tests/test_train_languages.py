@@ -1,0 +1,127 @@
+"""Teaching languages: a translation comes to mean what the English name meant, and all else stays."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import guidance as g
+from guidance import cli
+
+GERMAN = {"red square": "roter Kasten", "green square": "grüner Kasten", "blue square": "blauer Kasten"}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write(folder / "captions.csv", ["title", "split"], [[name, "train"] for name in GERMAN])
+    write(folder / "captions_multilingual.csv", ["title", "language"], [[n, "de"] for n in GERMAN.values()])
+    for name in GERMAN:
+        Image.new("RGB", (24, 24), name.split()[0]).save(folder / f"{name}.png")
+    return folder
+
+
+def write(path: Path, columns: list[str], rows: list[list[str]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["filepath", *columns])
+        writer.writerows([f"{name}.png", *row] for name, row in zip(GERMAN, rows, strict=True))
+
+
+@pytest.fixture(scope="module")
+def start(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A guide that has learned nothing yet: two steps."""
+    output = tmp_path_factory.mktemp("start") / "model"
+    small = ["--image-size=32", "--batch=3", "--sketches=2", "--steps=2", f"--output={output}"]
+    assert cli.main(["train-clip", str(data), *small]) == 0
+    return output
+
+
+@pytest.fixture(scope="module")
+def teach(data: Path, start: Path) -> Callable[..., int]:
+    def run(output: Path, *more: str) -> int:
+        small = ["--steps=150", "--batch=3", f"--output={output}"]
+        return cli.main(["train-languages", str(data), str(start), *small, *more])
+
+    return run
+
+
+def test_translations_come_to_mean_what_the_english_names_meant(
+    teach: Callable[..., int], start: Path, tmp_path: Path
+) -> None:
+    assert teach(tmp_path / "out") == 0
+    before, after = (g.load(f"local-dir:{folder}") for folder in (start, tmp_path / "out"))
+    meant = before.encode_many(list(GERMAN))
+    german, german_before = (clip.encode_many(list(GERMAN.values())) for clip in (after, before))
+    assert (german @ meant.T).argmax(1).tolist() == [0, 1, 2]
+    assert (german - meant).norm(dim=1).max() < 0.5 * (german_before - meant).norm(dim=1).min()
+    assert (after.encode_many(list(GERMAN)) - meant).norm(dim=1).max() < 0.2
+    old, new = (load_file(folder / "open_clip_model.safetensors") for folder in (start, tmp_path / "out"))
+    changed = {name.split(".")[0] for name in old if not torch.equal(old[name], new[name])}
+    assert "token_embedding" in changed
+    assert not changed & {"visual", "logit_scale"}
+
+
+def test_the_same_command_goes_on(
+    teach: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("guidance.training.WINDOW", 1)
+    monkeypatch.setattr("guidance.training.SAVE_SECONDS", 0.0)
+    assert teach(tmp_path / "whole", "--steps=4") == 0
+    from guidance import checkpoint
+
+    saves = []
+
+    def die(*arguments: object) -> None:
+        save(*arguments)
+        saves.append(0)
+        if len(saves) == 2:
+            raise KeyboardInterrupt
+
+    save = checkpoint.save
+    monkeypatch.setattr("guidance.checkpoint.save", die)
+    assert teach(tmp_path / "died", "--steps=4") == 130
+    assert teach(tmp_path / "died", "--steps=4") == 0
+    whole, died = (load_file(tmp_path / n / "open_clip_model.safetensors") for n in ("whole", "died"))
+    assert all(torch.equal(whole[name], died[name]) for name in whole)
+    lines = (tmp_path / "died" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"start": "nowhere"}, "nowhere"),
+        ({"data": "empty"}, "give a folder with captions.csv"),
+        ({"data": "english"}, "has no captions_multilingual.csv"),
+        ({"--batch": "9"}, "batch must be from 1 to the 3 pictures, got 9"),
+        ({"--lr": "-1"}, "lr must be finite and at least 0, got -1"),
+    ],
+)
+def test_wrong_input_is_one_line(
+    data: Path,
+    start: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("empty", "english"):
+        Path(folder).mkdir()
+    for file in data.iterdir():
+        if file.name != "captions_multilingual.csv":
+            (Path("english") / file.name).write_bytes(file.read_bytes())
+    words = {"data": str(data), "start": str(start), "--batch": "2", "--output": "out"} | change
+    options = [f"{name}={value}" for name, value in words.items() if name.startswith("--")]
+    assert cli.main(["train-languages", words["data"], words["start"], *options]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+    assert not Path("out").exists()
