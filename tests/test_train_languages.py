@@ -4,11 +4,13 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from torchrun import torchrun
 
 import guidance as g
 from guidance import cli
@@ -44,9 +46,9 @@ def start(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def teach(data: Path, start: Path) -> Callable[..., int]:
-    def run(output: Path, *more: str) -> int:
-        small = ["--steps=150", "--batch=3", f"--output={output}"]
-        return cli.main(["train-languages", str(data), str(start), *small, *more])
+    def run(output: Path, steps: int) -> int:
+        small = [f"--steps={steps}", "--batch=3", f"--output={output}"]
+        return cli.main(["train-languages", str(data), str(start), *small])
 
     return run
 
@@ -54,7 +56,7 @@ def teach(data: Path, start: Path) -> Callable[..., int]:
 def test_translations_come_to_mean_what_the_english_names_meant(
     teach: Callable[..., int], start: Path, tmp_path: Path
 ) -> None:
-    assert teach(tmp_path / "out") == 0
+    assert teach(tmp_path / "out", 100) == 0
     before, after = (g.load(f"local-dir:{folder}") for folder in (start, tmp_path / "out"))
     meant = before.encode_many(list(GERMAN))
     german, german_before = (clip.encode_many(list(GERMAN.values())) for clip in (after, before))
@@ -72,7 +74,7 @@ def test_the_same_command_goes_on(
 ) -> None:
     monkeypatch.setattr("guidance.training.WINDOW", 1)
     monkeypatch.setattr("guidance.training.SAVE_SECONDS", 0.0)
-    assert teach(tmp_path / "whole", "--steps=4") == 0
+    assert teach(tmp_path / "whole", 4) == 0
     from guidance import checkpoint
 
     saves = []
@@ -85,18 +87,32 @@ def test_the_same_command_goes_on(
 
     save = checkpoint.save
     monkeypatch.setattr("guidance.checkpoint.save", die)
-    assert teach(tmp_path / "died", "--steps=4") == 130
-    assert teach(tmp_path / "died", "--steps=4") == 0
+    assert teach(tmp_path / "died", 4) == 130
+    assert teach(tmp_path / "died", 4) == 0
     whole, died = (load_file(tmp_path / n / "open_clip_model.safetensors") for n in ("whole", "died"))
     assert all(torch.equal(whole[name], died[name]) for name in whole)
     lines = (tmp_path / "died" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
 
 
+def test_two_processes_are_one_with_the_whole_batch(data: Path, start: Path, tmp_path: Path) -> None:
+    words = ["train-languages", str(data), str(start), "--steps=4", "--batch=2"]
+    assert cli.main([*words, f"--output={tmp_path / 'one'}"]) == 0
+    done = torchrun("-m", "guidance", *words, f"--output={tmp_path / 'two'}")
+    assert done.returncode == 0, done.stderr
+    one, two = (load_file(tmp_path / name / "checkpoint" / "state.safetensors") for name in ("one", "two"))
+    for name in (name for name in one if name.startswith("module.") and one[name].numel()):
+        assert (two[name].double() - one[name].double()).abs().mean() < 2e-5, name
+    told = [json.loads((tmp_path / name / "metrics.jsonl").read_text()) for name in ("one", "two")]
+    assert told[1] == pytest.approx(told[0], rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"start": "nowhere"}, "nowhere"),
+        ({"start": "nowhere"}, "no trained model in nowhere"),
+        ({"start": "wide"}, "wide has no text tower of train-clip's kind"),
+        ({"start": "broken"}, "'local-dir:broken' cannot be loaded"),
         ({"data": "empty"}, "give a folder with captions.csv"),
         ({"data": "english"}, "has no captions_multilingual.csv"),
         ({"--batch": "9"}, "batch must be from 1 to the 3 pictures, got 9"),
@@ -115,6 +131,12 @@ def test_wrong_input_is_one_line(
     monkeypatch.chdir(tmp_path)
     for folder in ("empty", "english"):
         Path(folder).mkdir()
+    for folder in ("wide", "broken"):
+        copytree(start, folder)
+    config = json.loads(Path("wide", "open_clip_config.json").read_text())
+    config["model_cfg"]["text_cfg"]["no_causal_mask"] = True
+    Path("wide", "open_clip_config.json").write_text(json.dumps(config))
+    Path("broken", "open_clip_model.safetensors").write_bytes(b"nothing")
     for file in data.iterdir():
         if file.name != "captions_multilingual.csv":
             (Path("english") / file.name).write_bytes(file.read_bytes())

@@ -192,7 +192,7 @@ class Captions:
     def __init__(
         self, captions: list[list[str]], tokenizer: Tokenizer, length: int, english: float = 0.5
     ) -> None:
-        """The first caption of each picture is the English one; `english`: the share of those it gives."""
+        """The first caption of each picture is the English one; at least the share `english` it gives are."""
         self._english = english
         tokenizer.enable_truncation(length)
         tokenizer.enable_padding(length=length)
@@ -209,9 +209,8 @@ class Captions:
         for row, u, v in zip(
             rows.tolist(), *torch.rand(2, len(rows), generator=generator).tolist(), strict=True
         ):
-            plain, any_english = self._plain[row], u < self._english
-            texts = self._opened[row] if any_english and u >= 0.7 * self._english else plain
-            texts = plain[:1] if u < 0.7 * self._english else texts
+            opened = 0.7 * self._english <= u < self._english
+            texts = self._opened[row] if opened else self._plain[row][: 1 if u < self._english else None]
             tokens.append(texts[int(v * len(texts))])
         stacked = torch.stack(tokens)
         return stacked[:, : int(stacked.argmax(1).max()) + 1]

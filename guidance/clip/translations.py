@@ -3,7 +3,8 @@
 A batch of contrastive training holds few names of each language, so that a small tower knows English best by
 far, and a guide draws what it is told in English only. The names alone are quick to learn from, without
 pictures: the embedding of a translation is moved to the one that the English name had before (Reimers &
-Gurevych 2020, eq. 1: the squared distance), and so is that of the English name, lest it drift.
+Gurevych 2020, eq. 1: the squared distance), and so are those of the English name, lest it drift, and of "a
+drawing of" it.
 """
 
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from guidance.clip.train import Captions, Trainee, learn
 from guidance.clock import Clock
 from guidance.distributed import gather, world
 
-#: Of the names that are learned from; a language that is not repeated is forgotten.
+#: The least share of English names: a language that is not repeated is forgotten.
 ENGLISH = 0.25
 
 
