@@ -115,3 +115,20 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
         return root / kind
 
     return folder
+
+
+@pytest.fixture
+def kill_at_second_save(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Call it, and the next training is killed when it has saved its state for the second time."""
+    from guidance import checkpoint
+
+    save = checkpoint.save
+    saves: list[int] = []
+
+    def die(*arguments: object) -> None:
+        save(*arguments)
+        saves.append(0)
+        if len(saves) == 2:
+            raise KeyboardInterrupt
+
+    return lambda: monkeypatch.setattr("guidance.checkpoint.save", die)

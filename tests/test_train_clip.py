@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -42,25 +43,16 @@ def weights(output: Path) -> dict[str, torch.Tensor]:
     return load_file(output / "open_clip_model.safetensors")
 
 
-def test_the_same_command_goes_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_command_goes_on(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kill_at_second_save: Callable[[], None]
+) -> None:
     monkeypatch.setattr("guidance.training.WINDOW", 1)
     assert train(data, tmp_path / "whole") == 0
 
     # Every step is saved, and the second training is killed after its second one.
     times = iter(range(0, 10**9, 1000))
     monkeypatch.setattr("time.monotonic", lambda: next(times))
-    saves: list[int] = []
-
-    def die(*arguments: object) -> None:
-        save(*arguments)
-        saves.append(0)
-        if len(saves) == 2:
-            raise KeyboardInterrupt
-
-    from guidance import checkpoint
-
-    save = checkpoint.save
-    monkeypatch.setattr("guidance.checkpoint.save", die)
+    kill_at_second_save()
     assert train(data, tmp_path / "died") == 130
     assert train(data, tmp_path / "died") == 0
     whole, died = weights(tmp_path / "whole"), weights(tmp_path / "died")

@@ -70,23 +70,15 @@ def test_translations_come_to_mean_what_the_english_names_meant(
 
 
 def test_the_same_command_goes_on(
-    teach: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    teach: Callable[..., int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kill_at_second_save: Callable[[], None],
 ) -> None:
     monkeypatch.setattr("guidance.training.WINDOW", 1)
     monkeypatch.setattr("guidance.training.SAVE_SECONDS", 0.0)
     assert teach(tmp_path / "whole", 4) == 0
-    from guidance import checkpoint
-
-    saves = []
-
-    def die(*arguments: object) -> None:
-        save(*arguments)
-        saves.append(0)
-        if len(saves) == 2:
-            raise KeyboardInterrupt
-
-    save = checkpoint.save
-    monkeypatch.setattr("guidance.checkpoint.save", die)
+    kill_at_second_save()
     assert teach(tmp_path / "died", 4) == 130
     assert teach(tmp_path / "died", 4) == 0
     whole, died = (load_file(tmp_path / n / "open_clip_model.safetensors") for n in ("whole", "died"))

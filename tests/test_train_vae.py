@@ -1,6 +1,7 @@
 """The recipe that trains an autoencoder: it goes on where it stopped; what it writes is loaded."""
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,25 +34,16 @@ def train(data: Path, output: Path, **options: object) -> int:
     return cli.main(["train-vae", str(data), *words, "--channels=16", "--channels=16"])
 
 
-def test_the_same_command_goes_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_command_goes_on(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kill_at_second_save: Callable[[], None]
+) -> None:
     monkeypatch.setattr("guidance.training.WINDOW", 2)
     assert train(data, tmp_path / "whole", steps=5) == 0
 
     # Every second step is saved, and the second training is killed after its second save.
     times = iter(range(0, 10**9, 1000))
     monkeypatch.setattr("time.monotonic", lambda: next(times))
-    saves: list[int] = []
-
-    def die(*arguments: object) -> None:
-        save(*arguments)
-        saves.append(0)
-        if len(saves) == 2:
-            raise KeyboardInterrupt
-
-    from guidance import checkpoint
-
-    save = checkpoint.save
-    monkeypatch.setattr("guidance.checkpoint.save", die)
+    kill_at_second_save()
     assert train(data, tmp_path / "died", steps=5) == 130
     # What a kill may leave of a line that it was in the middle of.
     with (tmp_path / "died" / "metrics.jsonl").open("a") as file:
