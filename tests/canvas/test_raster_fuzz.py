@@ -106,7 +106,7 @@ def check(arguments: dict[str, Any], size: tuple[int, int]) -> None:
 SIZES = st.tuples(st.integers(1, 40), st.integers(1, 40))
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(scene=scenes(), size=SIZES)
 def test_any_scene_is_drawn(scene: dict[str, Any], size: tuple[int, int]) -> None:
     check(scene, size)

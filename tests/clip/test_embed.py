@@ -318,7 +318,7 @@ def test_killed_at_any_moment_it_has_all_that_was_committed_and_goes_on(clip, tm
     command = [sys.executable, "-c", INDEX, clip.name, folder, index]
     moments = random.Random(0)
     told = 0
-    for _ in range(3):
+    for _ in range(2):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert process.stdout.readline() == "ready\n"
         time.sleep(moments.uniform(0.02, 0.15))
