@@ -28,8 +28,8 @@ def main(
     """Bring an index of pictures up to date: what is new is encoded, what is gone leaves.
 
     Ctrl-C loses a few seconds of work, and the same command goes on. Under torchrun (torchrun
-    --nproc-per-node 2 -m guidance embed …) processes share the work; afterwards the command without it merges
-    what they did.
+    --nproc-per-node 2 -m -- guidance embed …) processes share the work; afterwards the command without it
+    merges what they did.
 
     Args:
         sources: Folders, pictures, tables (.csv, .tsv with filepath and title), shards (.tar of WebDataset).

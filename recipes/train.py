@@ -91,7 +91,7 @@ def main(
 ) -> Path | None:
     """Train a CLIP on captioned pictures; the same command again goes on where it was stopped.
 
-    torchrun --nproc-per-node 2 -m guidance train … trains on two GPUs.
+    torchrun --nproc-per-node 2 -m -- guidance train … trains on two GPUs.
 
     Args:
         data: Folders, tables, shards, parquet, wit:…, hf:…; several are mixed, "a.csv:0.5" half as often.

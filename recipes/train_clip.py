@@ -42,7 +42,7 @@ def main(
 ) -> Path | None:
     """Train a small CLIP whose gradient draws; the same command again goes on where it was stopped.
 
-    torchrun --nproc-per-node 2 -m guidance train-clip … trains on two GPUs, or faster on two cores.
+    torchrun --nproc-per-node 2 -m -- guidance train-clip … trains on two GPUs, or faster on two cores.
 
     Args:
         data: A folder with captions.csv (filepath, title) and, if there is one, captions_multilingual.csv.
